@@ -1,0 +1,24 @@
+"""A JSON service on Granian: `app:app` is the ASGI application, `python -m app` the launcher."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from app.asgi import Application
+
+    app: Application
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module's attributes have no common type
+    """Build `app` when a server asks for it, not when the launcher imports the package.
+
+    The launcher has to be able to say what is wrong with the dataset in its own words.
+    """
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import os
+
+    from app.asgi import application
+    from app.catalogue import load
+
+    globals()["app"] = application(load(os.environ))
+    return globals()["app"]

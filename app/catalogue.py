@@ -1,0 +1,116 @@
+"""The items: read and checked once, priced and encoded for each request."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from app import files
+from app.errors import ConfigurationError
+
+MULTIPLIER_MIN = -(2**31)
+MULTIPLIER_MAX = 2**31 - 1
+TOTAL_MIN = -(2**63)
+TOTAL_MAX = 2**63 - 1
+
+SELECTIONS_READY = 100  # counts whose lists are made ahead; all of them would take the square of the items
+
+MOUNTED = Path("/data/dataset.json")  # where the arena mounts its own
+BUNDLED = Path(__file__).parent / "data" / "dataset.json"
+
+
+class Rating(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """How buyers rated an item."""
+
+    score: int
+    count: int
+
+
+class Item(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """An item of the dataset, its fields in the order in which they are served."""
+
+    id: int
+    name: str
+    category: str
+    price: int
+    quantity: int
+    active: bool
+    tags: list[str]
+    rating: Rating
+
+
+class Line(Item, gc=False):
+    """An item as served: with price x quantity x multiplier."""
+
+    total: int = 0
+
+
+class Page(msgspec.Struct, gc=False):
+    """The body of an answer."""
+
+    items: list[Line]
+    count: int
+
+
+_encode_into = msgspec.json.Encoder().encode_into
+
+
+def load(environment: Mapping[str, str]) -> list[Item]:
+    """Read and check the dataset: DATASET_PATH, else the arena's mount, else the bundled one.
+
+    Raises ConfigurationError, which names the file, the item and the field.
+    """
+    path = Path(environment.get("DATASET_PATH", MOUNTED if files.is_there(MOUNTED) else BUNDLED))
+    source = f"DATASET_PATH={path}"
+    content = files.read("DATASET_PATH", path, "name a readable file, or unset DATASET_PATH")
+    try:
+        items = msgspec.json.decode(content, type=list[Item])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"{source}: {error}; it must be a JSON array of items with the fields {', '.join(Item.__struct_fields__)}"
+        ) from error
+    if not items:
+        raise ConfigurationError(f"{source} holds no items; give it one at least")
+    for index, item in enumerate(items):
+        base = item.price * item.quantity
+        extremes = (base * MULTIPLIER_MIN, base * MULTIPLIER_MAX)
+        if min(extremes) < TOTAL_MIN or max(extremes) > TOTAL_MAX:
+            raise ConfigurationError(
+                f"{source}: item $[{index}]: price {item.price} x quantity {item.quantity} can pass 64 bits"
+                f" when multiplied by m; keep price x quantity below 2**32"
+            )
+    return items
+
+
+def _renderer(items: Sequence[Item]) -> Callable[[int, int], bytes]:
+    lines = [Line(*msgspec.structs.astuple(item)) for item in items]
+    priced = [(line, line.price * line.quantity) for line in lines]
+    buffer = bytearray()
+
+    def select(count: int) -> tuple[list[tuple[Line, int]], Page]:
+        return priced[:count], Page(lines[:count], count)
+
+    ready = [select(count) for count in range(min(len(lines), SELECTIONS_READY) + 1)]
+
+    def page(count: int, multiplier: int) -> bytes:
+        selected, answer = ready[count] if count < len(ready) else select(count)
+        for line, base in selected:
+            line.total = base * multiplier
+        # Into a buffer that has grown to its size before: `encode` would grow a new one each time.
+        _encode_into(answer, buffer)
+        return bytes(buffer)
+
+    return page
+
+
+class Catalogue(threading.local):
+    """The items, a copy for each thread: totals are set in place, and a thread must see its own.
+
+    Setting them and encoding happen in one call, so that coroutines of one thread cannot meet in it.
+    """
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        """Copy the items; called anew, with the same ones, in each thread that uses the catalogue."""
+        self.page = _renderer(items)
+        """`page(count, multiplier)`: the JSON of the first `count` items (0 to their number)."""

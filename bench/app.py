@@ -1,0 +1,101 @@
+"""What a request costs in process, against msgspec's encode of the same Structs.
+
+The arena's mix, one pass a round; rounds of the two in turn, the ratio taken pair by pair, medians printed.
+"""
+
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from app.asgi import Application, Message, application
+from app.catalogue import Catalogue, Item, Line, Page, load
+
+MIX = ((1, 3), (5, 7), (10, 2), (15, 5), (25, 4), (40, 8), (50, 6))  # (count, m), from the arena
+PASSES = 300
+ROUNDS = 101
+
+
+def encode_alone(items: list[Item]) -> Callable[[], None]:
+    """Prepare one pass of the mix in which the Structs are ready and only encoded."""
+    encode = msgspec.json.Encoder().encode
+    pages = []
+    for count, multiplier in MIX:
+        lines = [
+            Line(**msgspec.structs.asdict(item), total=item.price * item.quantity * multiplier)
+            for item in items[:count]
+        ]
+        pages.append(Page(lines, count))
+        if encode(pages[-1]) != Catalogue(items).page(count, multiplier):
+            raise RuntimeError(f"the two encode other bodies at count={count} m={multiplier}")
+
+    def one_pass() -> None:
+        for page in pages:
+            encode(page)
+
+    return one_pass
+
+
+def whole_request(app: Application) -> Callable[[], None]:
+    """Prepare one pass of the mix through the application, as a server calls it."""
+    scopes: list[Message] = [
+        {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": "GET",
+            "path": f"/json/{count}",
+            "query_string": b"m=%d" % multiplier,
+            "headers": [(b"host", b"localhost:8080")],
+        }
+        for count, multiplier in MIX
+    ]
+
+    async def receive() -> Message:
+        raise RuntimeError("the application reads no body")
+
+    async def send(_: Message) -> None:
+        pass
+
+    def one_pass() -> None:
+        for scope in scopes:
+            try:
+                app(scope, receive, send).send(None)
+            except StopIteration:
+                continue
+            raise RuntimeError("the application waited for something")
+
+    return one_pass
+
+
+def seconds(one_pass: Callable[[], None]) -> float:
+    """Time a round of passes, as seconds a request."""
+    begin = time.perf_counter()
+    for _ in range(PASSES):
+        one_pass()
+    return (time.perf_counter() - begin) / (PASSES * len(MIX))
+
+
+def main() -> None:
+    """Measure and print."""
+    items = load(os.environ)
+    if len(items) < 50:
+        raise SystemExit(f"DATASET_PATH: {len(items)} items; the arena's mix needs 50")
+    encode, request = encode_alone(items), whole_request(application(items))
+    seconds(encode)
+    seconds(request)
+    pairs = [(seconds(encode), seconds(request)) for _ in range(ROUNDS)]
+    print(f"Python {platform.python_version()} in {sys.base_prefix}, msgspec {msgspec.__version__}")
+    print(f"encode alone  {statistics.median(pair[0] for pair in pairs) * 1e6:6.2f} us")
+    print(f"request       {statistics.median(pair[1] for pair in pairs) * 1e6:6.2f} us")
+    ratios = sorted(request / encode for encode, request in pairs)
+    low, high = ratios[len(ratios) // 10], ratios[-len(ratios) // 10]
+    print(f"ratio         {statistics.median(ratios):6.2f}    (8 in 10 rounds between {low:.2f} and {high:.2f})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,14 @@
+"""What the service has to answer, written with nothing but the standard library."""
+
+import json
+from pathlib import Path
+
+BUNDLED = Path(__file__).parent.parent / "app" / "data" / "dataset.json"
+MIX = ((1, 3), (5, 7), (10, 2), (15, 5), (25, 4), (40, 8), (50, 6))
+
+
+def body(count: int, multiplier: int, dataset: Path = BUNDLED) -> bytes:
+    items = json.loads(dataset.read_text(encoding="utf-8"))[:count]
+    for item in items:
+        item["total"] = item["price"] * item["quantity"] * multiplier
+    return json.dumps({"items": items, "count": len(items)}, ensure_ascii=False, separators=(",", ":")).encode()
