@@ -1,0 +1,51 @@
+# `make` lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# Named after the interpreter, so that another PYTHON makes the environment anew.
+INTERPRETER := $(shell $(PYTHON) -c 'import sys, zlib; print(zlib.crc32((sys.version + sys.base_prefix).encode()))' 2>/dev/null)
+RUNTIME := $(VENV)/runtime-$(INTERPRETER)
+DEVELOPMENT := $(VENV)/development-$(INTERPRETER)
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test check bench-app lock clean
+.DELETE_ON_ERROR:
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1 \2/p' $(MAKEFILE_LIST) | while read -r target purpose; do printf '  make %-12s %s\n' "$$target" "$$purpose"; done
+
+$(RUNTIME): requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	|| { echo 'PYTHON=$(PYTHON) is not Python 3.11 or later; name one: make PYTHON=...' >&2; exit 2; }
+	@rm -f $(VENV)/runtime-* $(VENV)/development-*
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	@touch $@
+
+$(DEVELOPMENT): $(RUNTIME) requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@touch $@
+
+serve: $(RUNTIME)  ## serve both listeners; settings from server.toml and the environment
+	@exec $(BIN)/python -m app
+
+test: $(DEVELOPMENT)  ## run the test suite
+	@$(BIN)/python -m pytest
+
+check: $(DEVELOPMENT)  ## format and lint (ruff), types (mypy)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench-app: $(RUNTIME)  ## what a request costs in process, against msgspec's encode alone
+	@$(BIN)/python -m bench.app
+
+lock: $(DEVELOPMENT)  ## renew the pins from pyproject.toml
+	$(BIN)/uv pip compile --upgrade --universal --generate-hashes --quiet --custom-compile-command 'make lock' \
+	    --python-version 3.11 pyproject.toml -o requirements.txt
+	$(BIN)/uv pip compile --upgrade --universal --generate-hashes --quiet --custom-compile-command 'make lock' \
+	    --python-version 3.11 --constraint requirements.txt --group dev -o requirements-dev.txt
+
+clean:  ## remove what the targets made
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
