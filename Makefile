@@ -9,29 +9,32 @@ RUNTIME := $(VENV)/runtime-$(INTERPRETER)
 DEVELOPMENT := $(VENV)/development-$(INTERPRETER)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check bench-app lock clean
+.PHONY: help serve test test-container check bench-app lock clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1 \2/p' $(MAKEFILE_LIST) | while read -r target purpose; do printf '  make %-12s %s\n' "$$target" "$$purpose"; done
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1 \2/p' $(MAKEFILE_LIST) | while read -r target purpose; do printf '  make %-16s %s\n' "$$target" "$$purpose"; done
 
 $(RUNTIME): requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	|| { echo 'PYTHON=$(PYTHON) is not Python 3.11 or later; name one: make PYTHON=...' >&2; exit 2; }
 	@rm -f $(VENV)/runtime-* $(VENV)/development-*
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --require-hashes -r requirements.txt
 	@touch $@
 
 $(DEVELOPMENT): $(RUNTIME) requirements-dev.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
 	@touch $@
 
 serve: $(RUNTIME)  ## serve both listeners; settings from server.toml and the environment
 	@exec $(BIN)/python -m app
 
 test: $(DEVELOPMENT)  ## run the test suite
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -m 'not container'
+
+test-container: $(DEVELOPMENT)  ## build the image and test it in the Docker engine that `docker info` reaches
+	@$(BIN)/python -m pytest -m container -rP
 
 check: $(DEVELOPMENT)  ## format and lint (ruff), types (mypy)
 	$(BIN)/ruff format --check .

@@ -5,10 +5,11 @@ import os
 import socket
 import sys
 import tempfile
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from app import asgi, catalogue, certificate, config, launcher
+from app import asgi, catalogue, certificate, config, launcher, probe
 from app.errors import ConfigurationError
 
 MISCONFIGURED = 2
@@ -24,8 +25,8 @@ def main() -> int:
     try:
         configuration = config.read(arguments.config, os.environ)
         items = catalogue.load(os.environ)
-        with _folder_for_authority() as folder:
-            pairs = [_pair(listener, configuration.host, Path(folder)) for listener in configuration.listeners]
+        with ExitStack() as stack:
+            pairs = [_pair(listener, configuration.host, stack) for listener in configuration.listeners]
             connections = launcher.raise_descriptor_limit(configuration.backpressure)
             configuration = replace(configuration, backpressure=connections)
             if arguments.check:
@@ -46,21 +47,22 @@ def main() -> int:
         return MISCONFIGURED
 
 
-def _folder_for_authority() -> tempfile.TemporaryDirectory[str]:
+def _folder_for_authority(stack: ExitStack) -> Path:
     try:
-        return tempfile.TemporaryDirectory(prefix="granian-json-")
+        return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="granian-json-")))
     except OSError as error:
         raise ConfigurationError(
-            f"TMPDIR={tempfile.tempdir or ''}: no temporary folder can be made ({error.strerror}); name a writable one"
+            f"TMPDIR={os.environ.get('TMPDIR', '(unset)')}: the self-signed pair's authority has nowhere to go"
+            f" ({error.strerror}); name a writable folder (in a container: --tmpfs /tmp), or set TLS_CERT and TLS_KEY"
         ) from error
 
 
-def _pair(listener: config.Listener, host: str, folder: Path) -> certificate.Pair | None:
+def _pair(listener: config.Listener, host: str, stack: ExitStack) -> certificate.Pair | None:
     if not listener.tls:
         return None
     if listener.pair_files is None:
-        names = dict.fromkeys(["localhost", socket.gethostname(), "127.0.0.1", "::1", launcher.reachable(host)])
-        return certificate.self_signed(list(names), folder)
+        names = dict.fromkeys(["localhost", socket.gethostname(), "127.0.0.1", "::1", probe.reachable(host)])
+        return certificate.self_signed(list(names), _folder_for_authority(stack))
     pair = certificate.load(listener.pair_files.certificate, listener.pair_files.key)
     if pair.expired:
         launcher.warn(

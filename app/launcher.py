@@ -7,7 +7,6 @@ import os
 import resource
 import signal
 import socket
-import ssl
 import sys
 import time
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from granian.constants import HTTPModes, Interfaces, Loops
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
 
+from app import probe
 from app.certificate import Pair, SealedFile
 from app.config import Configuration, Listener
 from app.errors import ConfigurationError
@@ -56,11 +56,6 @@ def address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def reachable(host: str) -> str:
-    """Find the address under which this machine reaches a listener bound to `host`."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - recognised, not bound
-
-
 def describe(configuration: Configuration, listener: Listener, pair: Pair | None) -> str:
     """Say in one line what a listener serves."""
     plural = "s" if configuration.workers > 1 else ""
@@ -76,7 +71,7 @@ def describe(configuration: Configuration, listener: Listener, pair: Pair | None
 
 def curl(configuration: Configuration, listener: Listener, pair: Pair | None, target: str) -> str:
     """Write a command that gets `target` from a listener, certificate verified."""
-    host = reachable(configuration.host)
+    host = probe.reachable(configuration.host)
     if pair is None:
         return f"curl 'http://{address(host, listener.port)}{target}'"
     if host in pair.names:
@@ -157,23 +152,8 @@ class Served:
 
     def answers(self, host: str) -> bool:
         """Say whether it answers a request, and with the pair that it was given."""
-        try:
-            with socket.create_connection((reachable(host), self.listener.port), timeout=1) as plain:
-                if self.pair is None:
-                    return _replies(plain)
-                context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-                context.check_hostname = False
-                context.verify_mode = ssl.CERT_NONE  # the leaf itself is compared
-                with context.wrap_socket(plain) as encrypted:
-                    leaf = encrypted.getpeercert(binary_form=True)
-                    return leaf == self.pair.leaf.public_bytes(Encoding.DER) and _replies(encrypted)
-        except OSError:  # not listening yet
-            return False
-
-
-def _replies(connection: socket.socket) -> bool:
-    connection.sendall(b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
-    return connection.recv(9).startswith(b"HTTP/1.1")
+        leaf = self.pair.leaf.public_bytes(Encoding.DER) if self.pair else None
+        return probe.answers(host, self.listener, leaf)
 
 
 def start(configuration: Configuration, listener: Listener, pair: Pair | None, application: Any) -> Served:  # noqa: ANN401

@@ -14,8 +14,8 @@ import msgspec
 
 from app.asgi import Application, Message, application
 from app.catalogue import Catalogue, Item, Line, Page, load
+from bench import oracle
 
-MIX = ((1, 3), (5, 7), (10, 2), (15, 5), (25, 4), (40, 8), (50, 6))  # (count, m), from the arena
 PASSES = 300
 ROUNDS = 101
 
@@ -24,7 +24,7 @@ def encode_alone(items: list[Item]) -> Callable[[], None]:
     """Prepare one pass of the mix in which the Structs are ready and only encoded."""
     encode = msgspec.json.Encoder().encode
     pages = []
-    for count, multiplier in MIX:
+    for count, multiplier in oracle.MIX:
         lines = [
             Line(**msgspec.structs.asdict(item), total=item.price * item.quantity * multiplier)
             for item in items[:count]
@@ -52,7 +52,7 @@ def whole_request(app: Application) -> Callable[[], None]:
             "query_string": b"m=%d" % multiplier,
             "headers": [(b"host", b"localhost:8080")],
         }
-        for count, multiplier in MIX
+        for count, multiplier in oracle.MIX
     ]
 
     async def receive() -> Message:
@@ -77,7 +77,7 @@ def seconds(one_pass: Callable[[], None]) -> float:
     begin = time.perf_counter()
     for _ in range(PASSES):
         one_pass()
-    return (time.perf_counter() - begin) / (PASSES * len(MIX))
+    return (time.perf_counter() - begin) / (PASSES * len(oracle.MIX))
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import app as package
 from app.asgi import Application, Message, application, parse_count, parse_multiplier
 from app.catalogue import MULTIPLIER_MAX, MULTIPLIER_MIN, load
-from tests import oracle
+from bench import oracle
 
 LENGTH = 50
 

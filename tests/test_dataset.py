@@ -8,7 +8,7 @@ import pytest
 
 from app.catalogue import Catalogue, load
 from app.errors import ConfigurationError
-from tests import oracle
+from bench import oracle
 from tests.conftest import Check
 
 ITEM: dict[str, Any] = {

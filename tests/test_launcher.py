@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests import oracle
+from bench import oracle
 from tests.conftest import ROOT, Launch, Service, children, clean_environment, free_ports, is_running, wait_until
 
 CONNECTIONS = 4096

@@ -13,7 +13,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from tests import oracle
+from bench import oracle
 from tests.conftest import Service
 
 Clients = dict[str, httpx.Client]

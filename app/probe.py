@@ -1,0 +1,54 @@
+"""Whether a listener answers: asked by the launcher at the start, and by the container's health check."""
+
+import os
+import socket
+import ssl
+import sys
+from pathlib import Path
+
+from app import config
+from app.errors import ConfigurationError
+
+REQUEST = b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+
+
+def reachable(host: str) -> str:
+    """Find the address under which this machine reaches a listener bound to `host`."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - recognised, not bound
+
+
+def answers(host: str, listener: config.Listener, leaf: bytes | None = None) -> bool:
+    """Say whether a listener answers a request within a second, and with that leaf (DER) where one is given."""
+    try:
+        with socket.create_connection((reachable(host), listener.port), timeout=1) as plain:
+            if not listener.tls:
+                return _replies(plain)
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE  # it is our own; where it matters the leaf itself is compared
+            with context.wrap_socket(plain) as encrypted:
+                return leaf in (None, encrypted.getpeercert(binary_form=True)) and _replies(encrypted)
+    except OSError:  # refused, reset, timed out, or no TLS: it does not answer
+        return False
+
+
+def _replies(connection: socket.socket) -> bool:
+    connection.sendall(REQUEST)
+    return connection.recv(9).startswith(b"HTTP/1.1")
+
+
+def main() -> int:
+    """Ask every listener; the exit status is 0 when all answer, 1 when one does not, 2 on a bad setting."""
+    try:
+        configuration = config.read(Path(__file__).parent.parent / "server.toml", os.environ)
+    except ConfigurationError as error:
+        print(f"configuration: {error}", file=sys.stderr)
+        return 2
+    silent = [each.name for each in configuration.listeners if not answers(configuration.host, each)]
+    for name in silent:
+        print(f"listener {name} does not answer", file=sys.stderr)
+    return 1 if silent else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
