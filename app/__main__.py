@@ -1,5 +1,10 @@
 """The command: `python -m app [--config FILE] [--check]`."""
 
+import signal
+
+# Before the imports below, which take a while: a signal that comes meanwhile is for the launcher to find.
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
+
 import argparse
 import os
 import socket
@@ -31,7 +36,7 @@ def main() -> int:
             configuration = replace(configuration, backpressure=connections)
             if arguments.check:
                 for listener, pair in zip(configuration.listeners, pairs, strict=True):
-                    launcher.reserve(configuration.host, listener).close()
+                    launcher.close(launcher.bind(configuration.host, listener, 1, beside=False))
                     launcher.say(launcher.describe(configuration, listener, pair))
                 launcher.say(f"dataset: {len(items)} items")
                 return launcher.STOPPED

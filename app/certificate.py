@@ -57,6 +57,8 @@ class Pair:
     key_pem: bytes
     authority: Path
     """What a client may trust to verify the leaf (`curl --cacert`)."""
+    as_read: tuple[bytes, bytes] | None = None
+    """The two files as they were; None where there were none."""
 
     @property
     def names(self) -> list[str]:
@@ -81,6 +83,24 @@ class Pair:
         return not self.leaf.not_valid_before_utc <= now <= self.leaf.not_valid_after_utc
 
 
+def renewal(pair: Pair, certificate: tuple[str, Path], key: tuple[str, Path]) -> Pair | None:
+    """Read the files of a pair anew; None where they hold what `pair` is.
+
+    Raises ConfigurationError for whatever `load` does, and for a leaf outside its period of validity.
+    """
+    if pair.as_read == _read(certificate, key):  # most looks end here: to parse and check a key takes milliseconds
+        return None
+    new = load(certificate, key)
+    if (new.chain_pem, new.key_pem) == (pair.chain_pem, pair.key_pem):
+        return None
+    if new.expired:
+        raise ConfigurationError(
+            f"{certificate[0]}={certificate[1]} is valid from {new.leaf.not_valid_before_utc:%Y-%m-%d %H:%M} to"
+            f" {new.leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC, which is not now; have it issued anew"
+        )
+    return new
+
+
 def load(certificate: tuple[str, Path], key: tuple[str, Path]) -> Pair:
     """Read and check a pair, each file given with the setting that names it.
 
@@ -89,9 +109,7 @@ def load(certificate: tuple[str, Path], key: tuple[str, Path]) -> Pair:
     """
     certificate_setting, certificate_path = certificate
     key_setting, key_path = key
-    remedy = "mount both files readable, or unset TLS_CERT and TLS_KEY and remove the default pair"
-    certificate_pem = files.read(certificate_setting, certificate_path, remedy)
-    key_pem = files.read(key_setting, key_path, remedy)
+    certificate_pem, key_pem = _read(certificate, key)
     try:
         chain = x509.load_pem_x509_certificates(certificate_pem)
     except ValueError as error:
@@ -105,9 +123,14 @@ def load(certificate: tuple[str, Path], key: tuple[str, Path]) -> Pair:
         raise ConfigurationError(f"{where} is encrypted; decrypt it (`openssl pkey -in ... -out ...`)") from error
     except (ValueError, UnsupportedAlgorithm) as error:
         raise ConfigurationError(f"{where} is not a PEM private key; give one of {KEYS}") from error
-    if not _rustls_takes(private):
-        raise ConfigurationError(f"{where} is of a type that rustls does not take; use {KEYS}")
     leaf = chain[0]
+    if not _rustls_takes(private) or leaf.public_key_algorithm_oid == x509.oid.PublicKeyAlgorithmOID.RSASSA_PSS:
+        raise ConfigurationError(f"{where} is of a type that rustls does not take; use {KEYS}")
+    if leaf.version != x509.Version.v3:
+        raise ConfigurationError(
+            f"{certificate_setting}={certificate_path} is an X.509 {leaf.version.name} certificate, which rustls does"
+            f" not take; have a v3 certificate issued (with `openssl x509 -req`, one that has extensions)"
+        )
     if leaf.public_key() != private.public_key():
         raise ConfigurationError(
             f"{where} is not the key of the certificate in {certificate_setting}={certificate_path};"
@@ -120,9 +143,15 @@ def load(certificate: tuple[str, Path], key: tuple[str, Path]) -> Pair:
         chain_pem=b"".join(each.public_bytes(Encoding.PEM) for each in chain),
         key_pem=private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
         authority=certificate_path,
+        as_read=(certificate_pem, key_pem),
     )
     _check_with_openssl(pair, f"{certificate_setting}={certificate_path}")
     return pair
+
+
+def _read(certificate: tuple[str, Path], key: tuple[str, Path]) -> tuple[bytes, bytes]:
+    remedy = "mount both files readable, or unset TLS_CERT and TLS_KEY and remove the default pair"
+    return files.read(*certificate, remedy), files.read(*key, remedy)
 
 
 def _rustls_takes(key: object) -> bool:

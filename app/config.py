@@ -42,6 +42,7 @@ class ServerTable(msgspec.Struct, forbid_unknown_fields=True):
     header_read_timeout: Annotated[int, msgspec.Meta(ge=1, le=60)]
     start_deadline: Positive
     stop_deadline: Positive
+    certificate_interval: Annotated[int, msgspec.Meta(ge=0)]
     workers: Positive | None = None
 
 
@@ -84,6 +85,7 @@ class Configuration:
     header_read_timeout: int
     start_deadline: int
     stop_deadline: int
+    certificate_interval: int
     listeners: tuple[Listener, ...]
 
 
@@ -120,6 +122,7 @@ def read(path: Path, environment: Mapping[str, str]) -> Configuration:
         header_read_timeout=server.header_read_timeout,
         start_deadline=server.start_deadline,
         stop_deadline=server.stop_deadline,
+        certificate_interval=server.certificate_interval,
         listeners=listeners,
     )
 

@@ -1,6 +1,7 @@
 """Files that a setting names."""
 
 import os
+import stat
 from pathlib import Path
 
 from app.errors import ConfigurationError
@@ -23,6 +24,8 @@ def is_there(path: Path) -> bool:
 def read(setting: str, path: Path, remedy: str) -> bytes:
     """Read the whole of `path`; a ConfigurationError names `setting`, the path, why not, and `remedy`."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+            raise ConfigurationError(f"{setting}={path} is not a regular file; {remedy}")
         return path.read_bytes()
     except PermissionError as error:
         try:

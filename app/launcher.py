@@ -5,8 +5,10 @@ import gc
 import multiprocessing
 import os
 import resource
+import shlex
 import signal
 import socket
+import struct
 import sys
 import time
 from collections.abc import Sequence
@@ -16,19 +18,23 @@ from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding
 from granian import Granian
+from granian._granian import SocketHolder
 from granian.constants import HTTPModes, Interfaces, Loops
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
 
 from app import probe
-from app.certificate import Pair, SealedFile
+from app.certificate import Pair, SealedFile, renewal
 from app.config import Configuration, Listener
 from app.errors import ConfigurationError
 
 STOPPED, FAILED = 0, 1
 STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
-SIGNALS = STOP_SIGNALS | {signal.SIGCHLD}
+SIGNALS = STOP_SIGNALS | {signal.SIGCHLD, signal.SIGHUP}
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+SO_ATTACH_REUSEPORT_CBPF, SO_DETACH_REUSEPORT_BPF = 51, 68  # asm-generic/socket.h
+LOAD_RANDOM, MODULO, ADD, RETURN_VALUE, RETURN = (0x20, -0x1000 + 56), 0x94, 0x04, (0x16, 0), 0x06  # linux/filter.h
+SETTLE = 1.0  # seconds for handshakes with a Granian that gets no new connections to be completed
 DESCRIPTORS_BESIDE_CONNECTIONS = 64
 GRACE = 0.5  # seconds beyond the stop deadline for Granian to kill its own workers, before all of it is killed
 
@@ -43,12 +49,17 @@ class ListenerError(Exception):
 
 def say(line: str) -> None:
     """Print a line that says what is served."""
-    print(line, flush=True)
+    print(_printable(line), flush=True)
 
 
 def warn(line: str) -> None:
     """Print a line about what deserves a look."""
-    print(line, file=sys.stderr, flush=True)
+    print(_printable(line), file=sys.stderr, flush=True)
+
+
+def _printable(line: str) -> str:
+    """Escape what would break a line, or could not be written: paths and the contents of files may hold anything."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in line)
 
 
 def address(host: str, port: int) -> str:
@@ -74,34 +85,62 @@ def curl(configuration: Configuration, listener: Listener, pair: Pair | None, ta
     host = probe.reachable(configuration.host)
     if pair is None:
         return f"curl 'http://{address(host, listener.port)}{target}'"
+    if not pair.names:
+        return "(the certificate has no names: no client can verify it)"
+    authority = shlex.quote(str(pair.authority))
     if host in pair.names:
-        return f"curl --cacert {pair.authority} 'https://{address(host, listener.port)}{target}'"
-    name = pair.names[0].replace("*", "www") if pair.names else host
+        return f"curl --cacert {authority} 'https://{address(host, listener.port)}{target}'"
+    name = pair.names[0].replace("*", "www")
     return (
-        f"curl --cacert {pair.authority} --connect-to '::{address(host, listener.port)}'"
+        f"curl --cacert {authority} --connect-to '::{address(host, listener.port)}'"
         f" 'https://{address(name, listener.port)}{target}'"
     )
 
 
-def reserve(host: str, listener: Listener) -> socket.socket:
-    """Take a listener's port, or say that it is taken.
+def bind(host: str, listener: Listener, number: int, *, beside: bool) -> list[socket.socket]:
+    """Bind a socket for each worker to a listener's port; they listen when their worker does.
 
-    Granian would bind beside another of the same user without a word (SO_REUSEPORT) and share its traffic.
-    The socket that is returned never listens; while it is open nobody without SO_REUSEPORT gets the port.
+    `beside` says that we hold the port already. Otherwise it has to be free: with SO_REUSEPORT alone we would share
+    it with another server of the same user, and its traffic, without a word.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    reservation = socket.socket(family, socket.SOCK_STREAM)
-    reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of a former run may linger
+    sockets: list[socket.socket] = []
     try:
-        reservation.bind((host, listener.port))
+        for index in range(number):
+            each = socket.socket(family, socket.SOCK_STREAM)
+            sockets.append(each)
+            each.setblocking(False)  # noqa: FBT003 - socket's signature
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of a former run may linger
+            each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if beside or index > 0:
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            each.bind((host, listener.port))
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     except OSError as error:
-        reservation.close()
+        close(sockets)
         raise ConfigurationError(
             f"listener {listener.name}: {listener.port_variable}={listener.port} cannot be bound on {host}"
             f" ({error.strerror}); stop what holds it, or choose another port or HOST"
         ) from error
-    reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    return reservation
+    return sockets
+
+
+def close(sockets: Sequence[socket.socket]) -> None:
+    """Close this process's hold on sockets."""
+    for each in sockets:
+        each.close()
+
+
+def steer(member: socket.socket, *program: tuple[int, int]) -> None:
+    """Choose among the sockets that share a port by a classic BPF program of (code, operand) (socket(7)).
+
+    The kernel numbers them in the order in which they began to listen; when one closes, the last takes its number.
+    """
+    code = b"".join(struct.pack("HBBI", operation, 0, 0, operand & 0xFFFFFFFF) for operation, operand in program)
+    buffer = ctypes.create_string_buffer(code)
+    member.setsockopt(
+        socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, struct.pack("HP", len(program), ctypes.addressof(buffer))
+    )
 
 
 def raise_descriptor_limit(backpressure: int) -> int:
@@ -126,12 +165,17 @@ class Served:
 
     listener: Listener
     pair: Pair | None
+    sockets: list[socket.socket]
     process: ForkProcess
 
     def terminate(self) -> None:
         """Ask for the requests in flight to be answered, and no more to be taken."""
         if self.process.is_alive():
             self.process.terminate()
+
+    def is_listening(self) -> bool:
+        """Say whether every worker has begun to listen."""
+        return all(each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) for each in self.sockets)
 
     def kill(self) -> None:
         """End it and its workers at once; each Granian leads a process group."""
@@ -156,52 +200,22 @@ class Served:
         return probe.answers(host, self.listener, leaf)
 
 
-def start(configuration: Configuration, listener: Listener, pair: Pair | None, application: Any) -> Served:  # noqa: ANN401
-    """Start Granian for a listener, as a child that dies with this process."""
-    process = multiprocessing.get_context("fork").Process(
-        target=_serve, args=(configuration, listener, pair, application, os.getpid())
-    )
-    process.start()
-    return Served(listener, pair, process)
+class _Granian(Granian):  # type: ignore[misc, valid-type]  # either of two classes, by the interpreter
+    """Granian on sockets that were bound before it: connections wait in them while a worker is replaced."""
 
+    sockets: list[socket.socket]
+    spawning: int
 
-def _serve(
-    configuration: Configuration,
-    listener: Listener,
-    pair: Pair | None,
-    application: Any,  # noqa: ANN401 - whatever Granian can call
-    launcher: int,
-) -> None:
-    """Be a Granian, in a process of its own."""
-    os.setsid()  # a Ctrl-C on the terminal is the launcher's to handle
-    _die_with(launcher)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    multiprocessing.set_start_method("fork", force=True)  # workers share what is loaded; 3.14 would start them afresh
-    granian = os.getpid()
+    def _init_shared_socket(self) -> None:
+        self._ssp = self._shd = self._sso = None
 
-    def load_application() -> Any:  # noqa: ANN401
-        if os.getpid() != granian:  # a free-threaded Python's workers are threads of this process
-            _die_with(granian)
-        return application
+    def _spawn_worker(self, idx: int, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        self.spawning = idx
+        self._shd = SocketHolder(self.sockets[idx].fileno(), False, self.backlog)  # type: ignore[call-arg, assignment]  # noqa: FBT003
+        return super()._spawn_worker(idx, *args, **kwargs)
 
-    Granian(
-        "app:app",
-        address=configuration.host,
-        port=listener.port,
-        interface=Interfaces.ASGINL,
-        workers=configuration.workers,
-        loop=Loops.uvloop,
-        http=HTTPModes.http1,
-        websockets=False,
-        backlog=configuration.backlog,
-        backpressure=configuration.backpressure,
-        http1_settings=HTTP1Settings(header_read_timeout=configuration.header_read_timeout * 1000),
-        log_level=LogLevels.warning,
-        ssl_cert=SealedFile.of(pair.chain_pem) if pair else None,
-        ssl_key=SealedFile.of(pair.key_pem) if pair else None,
-        respawn_failed_workers=True,
-        workers_kill_timeout=configuration.stop_deadline,
-    ).serve(target_loader=load_application, wrap_loader=False)
+    def _drop_shared_socket(self) -> None:
+        close(self.sockets)  # so that nobody listens once the workers have stopped to
 
 
 def _die_with(parent: int) -> None:
@@ -213,34 +227,153 @@ def _die_with(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _await_answer(served: Served, configuration: Configuration) -> None:
-    deadline = time.monotonic() + configuration.start_deadline
-    while not served.answers(configuration.host):
-        received = signal.sigtimedwait(SIGNALS, 0.05)
-        if received is not None and received.si_signo in STOP_SIGNALS:
-            raise StopRequested
-        if (end := served.ended()) is not None:
-            raise ListenerError(f"{end} before it answered")
-        if time.monotonic() > deadline:
-            raise ListenerError(
-                f"listener {served.listener.name} did not answer within start_deadline={configuration.start_deadline} s"
-            )
+class Supervisor:
+    """The Granians that run, and what happens to them until they are asked to stop."""
 
+    def __init__(self, configuration: Configuration, application: Any) -> None:  # noqa: ANN401
+        """Start nothing yet."""
+        self.configuration = configuration
+        self.application = application
+        self.pid = os.getpid()
+        self.serving: list[Served] = []
+        self.draining: list[Served] = []  # replaced, and answering what they had received
+        self.refusals: dict[str, str] = {}  # by listener: why its files' renewal is not served, as it was last told
 
-def _await_signal(running: Sequence[Served]) -> None:
-    """Return when asked to stop; raise ListenerError when a listener has ended."""
-    while True:
-        for served in running:
+    def start(self, listener: Listener, pair: Pair | None, sockets: list[socket.socket]) -> Served:
+        """Start a Granian for a listener, as a child that dies with this process, and return when it answers."""
+        process = multiprocessing.get_context("fork").Process(target=self._serve, args=(listener, pair, sockets))
+        process.start()
+        served = Served(listener, pair, sockets, process)
+        try:
+            self._await_answer(served)
+        except BaseException:
+            served.kill()
+            close(sockets)
+            raise
+        return served
+
+    def _serve(self, listener: Listener, pair: Pair | None, sockets: list[socket.socket]) -> None:
+        """Be a Granian, in a process of its own."""
+        os.setsid()  # a Ctrl-C on the terminal is the launcher's to handle
+        _die_with(self.pid)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        multiprocessing.set_start_method(
+            "fork", force=True
+        )  # workers share what is loaded; 3.14 would start them afresh
+        close([each for other in (*self.serving, *self.draining) for each in other.sockets])
+        parent = os.getpid()
+
+        def load_application() -> Any:  # noqa: ANN401
+            if os.getpid() != parent:  # a free-threaded Python's workers are threads of this process
+                _die_with(parent)
+                close([each for index, each in enumerate(sockets) if index != granian.spawning])
+            return self.application
+
+        granian = _Granian(
+            "app:app",
+            address=self.configuration.host,
+            port=listener.port,
+            interface=Interfaces.ASGINL,
+            workers=self.configuration.workers,
+            loop=Loops.uvloop,
+            http=HTTPModes.http1,
+            websockets=False,
+            backlog=self.configuration.backlog,
+            backpressure=self.configuration.backpressure,
+            http1_settings=HTTP1Settings(header_read_timeout=self.configuration.header_read_timeout * 1000),
+            log_level=LogLevels.warning,
+            ssl_cert=SealedFile.of(pair.chain_pem) if pair else None,
+            ssl_key=SealedFile.of(pair.key_pem) if pair else None,
+            respawn_failed_workers=True,
+            workers_kill_timeout=self.configuration.stop_deadline,
+        )
+        granian.sockets = sockets
+        granian.serve(target_loader=load_application, wrap_loader=False)
+
+    def _await_answer(self, served: Served) -> None:
+        deadline = time.monotonic() + self.configuration.start_deadline
+        while not (served.is_listening() and served.answers(self.configuration.host)):
+            received = signal.sigtimedwait(SIGNALS, 0.05)
+            if received is not None and received.si_signo in STOP_SIGNALS:
+                raise StopRequested
             if (end := served.ended()) is not None:
-                raise ListenerError(end)
-        if signal.sigwaitinfo(SIGNALS).si_signo in STOP_SIGNALS:
-            return
+                raise ListenerError(f"{end} before it answered")
+            if time.monotonic() > deadline:
+                raise ListenerError(
+                    f"listener {served.listener.name} did not answer"
+                    f" within start_deadline={self.configuration.start_deadline} s"
+                )
+
+    def watch(self) -> None:
+        """Return when asked to stop; raise ListenerError when a listener has ended."""
+        interval = self.configuration.certificate_interval or None
+        look = time.monotonic() + (interval or 0)
+        while True:
+            for served in self.serving:
+                if (end := served.ended()) is not None:
+                    raise ListenerError(end)
+            self._release()
+            received = (
+                signal.sigtimedwait(SIGNALS, max(0.0, look - time.monotonic()))
+                if interval
+                else signal.sigwaitinfo(SIGNALS)
+            )
+            number = received.si_signo if received else None
+            if number in STOP_SIGNALS:
+                return
+            if number == signal.SIGHUP or (interval and time.monotonic() >= look):
+                self.renew()
+                look = time.monotonic() + (interval or 0)
+
+    def renew(self) -> None:
+        """Serve the pairs that have been replaced on disk; what cannot be served is told, and tried again next time.
+
+        A Granian reads its pair once, so another starts on the same port and the one before it is drained.
+        """
+        for index, served in enumerate(self.serving):
+            files = served.listener.pair_files
+            if served.pair is None or files is None:
+                continue
+            name = served.listener.name
+            try:
+                pair = renewal(served.pair, files.certificate, files.key)
+                if pair is not None and not self.draining:
+                    self._replace(index, pair)
+                    say(f"renewed: {describe(self.configuration, served.listener, pair)}")
+                self.refusals.pop(name, None)
+            except (ConfigurationError, ListenerError) as refusal:
+                if self.refusals.get(name) != str(refusal):
+                    warn(f"{refusal}; the pair from before is served on")
+                self.refusals[name] = str(refusal)
+
+    def _replace(self, index: int, pair: Pair) -> None:
+        """Start another Granian on the port, send all new connections to it, and drain the one before."""
+        before = self.serving[index]
+        number = self.configuration.workers
+        sockets = bind(self.configuration.host, before.listener, number, beside=True)
+        self.serving[index] = self.start(before.listener, pair, sockets)
+        self.draining.append(before)
+        steer(sockets[0], LOAD_RANDOM, (MODULO, number), (ADD, number), RETURN_VALUE)
+        if signal.sigtimedwait(STOP_SIGNALS, SETTLE) is not None:
+            raise StopRequested
+        before.terminate()
+
+    def _release(self) -> None:
+        """Give up the sockets of what has been drained."""
+        for served in [served for served in self.draining if served.ended() is not None]:
+            (heir,) = [each for each in self.serving if each.listener is served.listener]
+            # One socket gets all for the moment in which the numbers change: the first that stays where it is.
+            steer(heir.sockets[0], (RETURN, self.configuration.workers))
+            close(served.sockets)
+            heir.sockets[0].setsockopt(socket.SOL_SOCKET, SO_DETACH_REUSEPORT_BPF, 0)
+            self.draining.remove(served)
 
 
 def _stop(running: Sequence[Served], deadline: float) -> None:
     """Stop all within `deadline` seconds; a second signal, or the deadline, ends what is left at once."""
     for served in running:
         served.terminate()
+        close(served.sockets)
     end = time.monotonic() + deadline
     while any(served.process.is_alive() for served in running) and (left := end - time.monotonic()) > 0:
         received = signal.sigtimedwait(SIGNALS, left)
@@ -261,29 +394,29 @@ def run(
     """Serve until asked to stop, and return the exit status: STOPPED or FAILED.
 
     `pairs` has one for each listener, None where there is no TLS; `example` is a target to show the user.
-    Raises ConfigurationError where a port cannot be had.
+    SIGNALS are blocked, and stay so: they are taken one at a time where something is waited for. Raises
+    ConfigurationError where a port cannot be had.
     """
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    reservations: list[socket.socket] = []
-    running: list[Served] = []
+    bound: list[list[socket.socket]] = []
+    supervisor = Supervisor(configuration, application)
     status = STOPPED
     try:
-        reservations.extend(reserve(configuration.host, listener) for listener in configuration.listeners)
+        bound.extend(
+            bind(configuration.host, each, configuration.workers, beside=False) for each in configuration.listeners
+        )
         gc.freeze()  # what is loaded stays in pages that all workers share
-        for listener, pair in zip(configuration.listeners, pairs, strict=True):
-            running.append(start(configuration, listener, pair, application))
-            _await_answer(running[-1], configuration)
+        for listener, pair, sockets in zip(configuration.listeners, pairs, bound, strict=True):
+            supervisor.serving.append(supervisor.start(listener, pair, sockets))
             say(describe(configuration, listener, pair))
             say(f"  {curl(configuration, listener, pair, example)}")
-        _await_signal(running)
+        supervisor.watch()
     except StopRequested:
         pass  # before all was up, which is no failure
     except ListenerError as failure:
         warn(f"{failure}; stopping the others")
         status = FAILED
     finally:
-        _stop(running, configuration.stop_deadline + GRACE)
-        for reservation in reservations:
-            reservation.close()
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        _stop([*supervisor.serving, *supervisor.draining], configuration.stop_deadline + GRACE)
+        for sockets in bound:
+            close(sockets)
     return status

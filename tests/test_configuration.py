@@ -299,6 +299,49 @@ def test_a_certificate_with_a_weak_digest_is_refused(check: Check, tmp_path: Pat
     assert f"TLS_CERT={files['TLS_CERT']} is refused by OpenSSL (" in line
 
 
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl command: cryptography makes v3 alone")
+def test_an_x509_v1_certificate_is_refused(check: Check, tmp_path: Path) -> None:
+    files = write_pair(tmp_path, rsa.generate_private_key(65537, 2048))
+    for command in (
+        ["openssl", "req", "-new", "-key", files["TLS_KEY"], "-subj", "/CN=localhost", "-out", "request"],
+        ["openssl", "x509", "-req", "-in", "request", "-signkey", files["TLS_KEY"], "-days", "1", "-out", "self.crt"],
+    ):
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    if b"Version: 1" not in subprocess.check_output(["openssl", "x509", "-in", files["TLS_CERT"], "-noout", "-text"]):
+        pytest.skip("this openssl makes v3 of it")
+    assert f"TLS_CERT={files['TLS_CERT']} is an X.509 v1 certificate" in refused(check, **files)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl command")
+def test_an_rsa_pss_key_is_refused(check: Check, tmp_path: Path) -> None:
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa-pss",
+        "-pkeyopt",
+        "rsa_keygen_bits:2048",
+        "-nodes",
+        "-days",
+        "1",
+    ]
+    names = ["-subj", "/CN=localhost", "-keyout", "pss.key", "-out", "pss.crt"]
+    subprocess.run([*command, *names], cwd=tmp_path, check=True, capture_output=True)
+    line = refused(check, TLS_CERT=str(tmp_path / "pss.crt"), TLS_KEY=str(tmp_path / "pss.key"))
+    assert f"TLS_KEY={tmp_path / 'pss.key'} is of a type that rustls does not take" in line
+
+
+def test_the_curl_line_quotes_a_path(launch: Launch, tmp_path: Path, pair_folder: Path, authority: trustme.CA) -> None:
+    folder = tmp_path / "a folder's"
+    shutil.copytree(pair_folder, folder)
+    service = launch(TLS_CERT=str(folder / "server.crt"), TLS_KEY=str(folder / "server.key")).ready()
+    line = service.output.read_text().splitlines()[1].strip()
+    assert subprocess.run(["sh", "-c", f"{line} -sS"], check=False, capture_output=True).returncode == 0
+    assert authority
+    service.stop()
+
+
 def test_an_expired_certificate_is_served_with_a_warning(check: Check, tmp_path: Path) -> None:
     files = write_pair(tmp_path, ec.generate_private_key(ec.SECP256R1()), days=-1)
     result = check(**files)

@@ -1,6 +1,7 @@
 """The dataset: which file is taken, and what is wrong with it in one line."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +101,21 @@ def test_a_file_that_is_no_dataset_ends_the_start_with_2(check: Check, tmp_path:
 
 
 def test_a_file_that_cannot_be_read_ends_the_start_with_2(check: Check, tmp_path: Path) -> None:
-    for path, reason in ((tmp_path / "absent", "No such file"), (tmp_path, "Is a directory")):
+    os.mkfifo(tmp_path / "pipe")
+    for path, reason in (
+        (tmp_path / "absent", "cannot be read (No such file"),
+        (tmp_path, "is not a regular file"),
+        (tmp_path / "pipe", "is not a regular file"),
+    ):
         result = check(DATASET_PATH=str(path))
         assert result.returncode == 2
-        assert result.stderr.startswith(f"configuration: DATASET_PATH={path} cannot be read ({reason}")
+        assert result.stderr.startswith(f"configuration: DATASET_PATH={path} {reason}")
         assert result.stderr.count("\n") == 1
+
+
+def test_a_line_break_in_a_path_or_a_file_makes_no_second_line(check: Check, tmp_path: Path) -> None:
+    path = written(tmp_path, {**ITEM, "a\nb": 1})
+    for chosen in (path, tmp_path / "a\nb"):
+        result = check(DATASET_PATH=str(chosen))
+        assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+        assert "a\\nb" in result.stderr

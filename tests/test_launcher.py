@@ -79,6 +79,38 @@ def test_a_stop_is_exit_0_and_leaves_nothing(launch: Launch, pair: dict[str, str
     assert service.errors.read_text() == ""
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_burst_of_signals_is_exit_0(launch: Launch, pair: dict[str, str], number: signal.Signals) -> None:
+    service = launch(**pair).ready()
+
+    def ended() -> bool:
+        service.signal(number)
+        return service.process.poll() is not None
+
+    wait_until(ended, "the end")
+    assert service.wait() == 0, service.report()
+    assert "Traceback" not in service.errors.read_text()
+    service.gone()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_before_anything_is_started_is_exit_0(
+    launch: Launch, pair: dict[str, str], number: signal.Signals
+) -> None:
+    service = launch(**pair)
+
+    def signals_are_blocked() -> bool:
+        status = Path(f"/proc/{service.process.pid}/status").read_text()
+        blocked = re.search(r"^SigBlk:\t([0-9a-f]+)$", status, re.MULTILINE)
+        return blocked is not None and bool(int(blocked[1], 16) >> (number - 1) & 1)
+
+    wait_until(signals_are_blocked, "the first line of the launcher")
+    service.signal(number)
+    assert service.wait() == 0, service.report()
+    assert service.errors.read_text() == ""
+    service.gone()
+
+
 def test_a_stop_while_it_starts_is_exit_0(launch: Launch, pair: dict[str, str]) -> None:
     service = launch(**pair)
     wait_until(lambda: bool(service.granians), "the first Granian")

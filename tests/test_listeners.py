@@ -157,7 +157,9 @@ def test_one_connection_serves_many_requests(connection: socket.socket) -> None:
 
 def handshake(service: Service, context: ssl.SSLContext, name: str = "localhost") -> ssl.SSLSocket:
     return context.wrap_socket(
-        socket.create_connection(("127.0.0.1", service.tls_port), timeout=10), server_hostname=name
+        socket.create_connection(("127.0.0.1", service.tls_port), timeout=10),
+        server_hostname=name,
+        suppress_ragged_eofs=False,
     )
 
 

@@ -1,0 +1,239 @@
+"""A pair that is replaced on disk under the running service."""
+
+import os
+import shutil
+import signal
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import httpx
+import pytest
+import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from bench import oracle
+from tests.conftest import ROOT, Launch, Service, wait_until
+from tests.test_configuration import configured, write_pair
+from tests.test_listeners import handshake
+
+RENEWED_WITHIN = 10.0
+
+
+def issue(authority: trustme.CA, folder: Path) -> Path:
+    """Write a new pair into a folder."""
+    folder.mkdir(exist_ok=True)
+    leaf = authority.issue_cert("localhost")
+    leaf.private_key_pem.write_to_path(str(folder / "server.key"))
+    (folder / "server.crt").write_bytes(b"".join(blob.bytes() for blob in leaf.cert_chain_pems))
+    return folder
+
+
+def leaf_of(folder: Path) -> bytes:
+    return x509.load_pem_x509_certificates((folder / "server.crt").read_bytes())[0].public_bytes(Encoding.DER)
+
+
+def served_leaf(service: Service, context: ssl.SSLContext, name: str = "localhost") -> bytes | None:
+    with handshake(service, context, name) as connection:
+        return connection.getpeercert(binary_form=True)
+
+
+def in_place(source: Path, target: Path) -> None:
+    target.write_bytes(source.read_bytes())
+
+
+def by_renaming(source: Path, target: Path) -> None:
+    shutil.copy(source, target.with_suffix(".new"))
+    target.with_suffix(".new").rename(target)
+
+
+Replace = Callable[[Path, Path], None]
+
+
+@dataclass
+class Requests:
+    """Requests that go on while something happens, each on a connection of its own or all on one."""
+
+    url: str
+    context: ssl.SSLContext
+    count: int = 0
+    failures: list[str] = field(default_factory=list)
+    ending: threading.Event = field(default_factory=threading.Event)
+
+    def go_on(self, *, one_connection: bool) -> None:
+        while not self.ending.is_set():
+            with httpx.Client(base_url=self.url, verify=self.context, trust_env=False) as client:
+                for _ in range(1000 if one_connection else 1):
+                    if self.ending.is_set():
+                        return
+                    self.ask(client)
+
+    def ask(self, client: httpx.Client) -> None:
+        try:
+            if client.get("/json/3?m=2").content != oracle.body(3, 2):
+                self.failures.append("a wrong body")
+        except httpx.HTTPError as error:
+            self.failures.append(repr(error))
+        self.count += 1
+
+    def __enter__(self) -> Self:
+        self.threads = [
+            threading.Thread(target=self.go_on, kwargs={"one_connection": one}) for one in (True, False, False)
+        ]
+        for thread in self.threads:
+            thread.start()
+        wait_until(lambda: self.count > 10, "the first requests")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ending.set()
+        for thread in self.threads:
+            thread.join()
+
+
+@pytest.mark.parametrize("workers", ["1", "16"])
+@pytest.mark.parametrize("replace", [in_place, by_renaming])
+@pytest.mark.parametrize("order", [("server.crt", "server.key"), ("server.key", "server.crt")])
+def test_a_new_pair_is_served_and_no_request_fails(
+    launch: Launch,
+    authority: trustme.CA,
+    trust: ssl.SSLContext,
+    tmp_path: Path,
+    workers: str,
+    replace: Replace,
+    order: tuple[str, str],
+) -> None:
+    folder = issue(authority, tmp_path / "certs")
+    service = launch(configured(tmp_path, interval(1)), WORKERS=workers).ready()
+    old, new = leaf_of(folder), issue(authority, tmp_path / "new")
+    assert served_leaf(service, trust) == old
+    with Requests(service.tls_url, trust) as requests:
+        for name in order:
+            replace(new / name, folder / name)
+        wait_until(lambda: served_leaf(service, trust) == leaf_of(new), "the new leaf", RENEWED_WITHIN)
+        wait_until(lambda: len(service.granians) == 2, "the end of the Granian before")
+        before = requests.count
+        wait_until(lambda: requests.count > before + 30, "thirty more requests")
+    # A keep-alive connection may be closed between two requests just when the next is sent (RFC 9112, section 9.3.1).
+    assert [failure for failure in requests.failures if "disconnected without" not in failure] == []
+    assert {served_leaf(service, trust) for _ in range(20)} == {leaf_of(new)}
+    assert "renewed: json-tls: https://" in service.output.read_text()
+    service.stop()
+
+
+def interval(seconds: int) -> str:
+    text = (ROOT / "server.toml").read_text()
+    assert "certificate_interval = 5" in text
+    return text.replace("certificate_interval = 5", f"certificate_interval = {seconds}")
+
+
+def test_a_link_that_is_switched_is_followed(
+    launch: Launch, authority: trustme.CA, trust: ssl.SSLContext, tmp_path: Path
+) -> None:
+    for name in ("first", "second"):
+        issue(authority, tmp_path / name)
+    mount = tmp_path / "certs"
+    mount.mkdir()
+    (mount / "..data").symlink_to("../first")
+    for name in ("server.crt", "server.key"):
+        (mount / name).symlink_to(f"..data/{name}")
+    service = launch(configured(tmp_path, interval(1))).ready()
+    (mount / "..data_tmp").symlink_to("../second")
+    (mount / "..data_tmp").rename(mount / "..data")
+    wait_until(lambda: served_leaf(service, trust) == leaf_of(tmp_path / "second"), "the new leaf", RENEWED_WITHIN)
+    service.stop()
+
+
+def test_sighup_looks_at_once_and_0_switches_looking_off(
+    launch: Launch, authority: trustme.CA, trust: ssl.SSLContext, tmp_path: Path
+) -> None:
+    folder = issue(authority, tmp_path / "certs")
+    service = launch(configured(tmp_path, interval(0))).ready()
+    old = leaf_of(folder)
+    issue(authority, folder)
+    time.sleep(2)  # nothing can be waited for: nothing is to happen
+    assert served_leaf(service, trust) == old
+    service.signal(signal.SIGHUP)
+    wait_until(lambda: served_leaf(service, trust) == leaf_of(folder), "the new leaf", 3)
+    service.signal(signal.SIGHUP)  # with nothing new
+    wait_until(lambda: len(service.granians) == 2, "the end of the Granian before")
+    service.stop()
+    assert service.output.read_text().count("renewed: ") == 1
+
+
+def unusable(kind: str, folder: Path, authority: trustme.CA) -> str:
+    """Spoil the pair on disk; return what the line about it has to say."""
+    other = issue(authority, folder.parent / "other")
+    if kind == "half-written":
+        content = (other / "server.crt").read_bytes()
+        (folder / "server.crt").write_bytes(content[: len(content) // 3])
+        return "is not a PEM certificate chain"
+    if kind == "mismatched":
+        shutil.copy(other / "server.crt", folder / "server.crt")
+        return "is not the key of the certificate"
+    if kind == "expired":
+        files = write_pair(folder, ec.generate_private_key(ec.SECP256R1()), days=-1)
+        Path(files["TLS_KEY"]).rename(folder / "server.key")
+        Path(files["TLS_CERT"]).rename(folder / "server.crt")
+        return "which is not now"
+    (folder / "server.key").unlink()
+    return "cannot be read (No such file or directory)"
+
+
+@pytest.mark.parametrize("kind", ["half-written", "mismatched", "expired", "missing"])
+def test_an_unusable_pair_changes_nothing_and_is_told_once(
+    launch: Launch, authority: trustme.CA, trust: ssl.SSLContext, tmp_path: Path, kind: str
+) -> None:
+    folder = issue(authority, tmp_path / "certs")
+    service = launch(configured(tmp_path, interval(1))).ready()
+    granians, old = service.granians, leaf_of(folder)
+    said = unusable(kind, folder, authority)
+    wait_until(lambda: said in service.errors.read_text(), said, RENEWED_WITHIN)
+    for _ in range(3):
+        service.signal(signal.SIGHUP)
+        assert served_leaf(service, trust) == old
+    assert service.granians == granians
+    assert service.errors.read_text().count("\n") == 1
+    assert "; the pair from before is served on" in service.errors.read_text()
+    issue(authority, folder)
+    wait_until(lambda: served_leaf(service, trust) == leaf_of(folder), "the pair that is right again", RENEWED_WITHIN)
+    service.stop()
+
+
+def test_a_worker_that_is_replaced_serves_what_was_checked(
+    launch: Launch, authority: trustme.CA, trust: ssl.SSLContext, tmp_path: Path
+) -> None:
+    folder = issue(authority, tmp_path / "certs")
+    service = launch(configured(tmp_path, interval(0)), WORKERS="1").ready()
+    old = leaf_of(folder)
+    (folder / "server.key").write_bytes(b"nothing")
+    granian = service.granians[0]
+    (worker,) = service.workers(granian)
+    os.kill(worker, signal.SIGKILL)
+    wait_until(lambda: service.workers(granian) not in ([], [worker]), "a new worker")
+
+    def answers() -> bool:
+        try:
+            return served_leaf(service, trust) == old
+        except OSError:
+            return False
+
+    wait_until(answers, "a handshake with the new worker")
+    service.stop()
+
+
+def test_close_notify_ends_a_connection_with_and_without_sni(service: Service, trust: ssl.SSLContext) -> None:
+    for name in ("localhost", "127.0.0.1"):  # an address is never sent as SNI (RFC 6066, section 3)
+        with handshake(service, trust, name) as connection:
+            connection.settimeout(5)
+            connection.sendall(b"GET /json/1 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            received = b""
+            while chunk := connection.recv(65536):  # without close_notify: SSLEOFError, as suppress_ragged_eofs is off
+                received += chunk
+            assert received.endswith(oracle.body(1, 1))
