@@ -9,7 +9,7 @@ RUNTIME := $(VENV)/runtime-$(INTERPRETER)
 DEVELOPMENT := $(VENV)/development-$(INTERPRETER)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-container check bench-app lock clean
+.PHONY: help serve test test-container check bench bench-app bench-full lock clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -43,6 +43,12 @@ check: $(DEVELOPMENT)  ## format and lint (ruff), types (mypy)
 
 bench-app: $(RUNTIME)  ## what a request costs in process, against msgspec's encode alone
 	@$(BIN)/python -m bench.app
+
+bench: $(DEVELOPMENT)  ## this service beside others, about four minutes; needs wrk and h2load
+	@$(BIN)/python -m bench
+
+bench-full: $(DEVELOPMENT)  ## the same at all numbers of connections, with both kinds of keys
+	@$(BIN)/python -m bench --full
 
 lock: $(DEVELOPMENT)  ## renew the pins from pyproject.toml
 	$(BIN)/uv pip compile --upgrade --universal --generate-hashes --quiet --custom-compile-command 'make lock' \

@@ -31,7 +31,7 @@ def main() -> int:
         configuration = config.read(arguments.config, os.environ)
         items = catalogue.load(os.environ)
         with ExitStack() as stack:
-            pairs = [_pair(listener, configuration.host, stack) for listener in configuration.listeners]
+            pairs = [pair_of(listener, configuration.host, stack) for listener in configuration.listeners]
             connections = launcher.raise_descriptor_limit(configuration.backpressure)
             configuration = replace(configuration, backpressure=connections)
             if arguments.check:
@@ -62,7 +62,8 @@ def _folder_for_authority(stack: ExitStack) -> Path:
         ) from error
 
 
-def _pair(listener: config.Listener, host: str, stack: ExitStack) -> certificate.Pair | None:
+def pair_of(listener: config.Listener, host: str, stack: ExitStack) -> certificate.Pair | None:
+    """Load a listener's pair, or make one for this run; None where there is no TLS."""
     if not listener.tls:
         return None
     if listener.pair_files is None:

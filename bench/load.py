@@ -8,7 +8,6 @@ CONNECTIONS (256), DURATION (5) and DATASET_PATH override; TLS is verified again
 
 import os
 import random
-import re
 import ssl
 import subprocess
 import sys
@@ -16,18 +15,7 @@ import urllib.request
 from pathlib import Path
 
 from bench import oracle
-
-WRK_FIGURES = {
-    "rps": r"Requests/sec:\s+([\d.]+)",
-    "p50": r"\s50%\s+(\S+)",
-    "p99": r"\s99%\s+(\S+)",
-    "transfer/s": r"Transfer/sec:\s+(\S+)",
-}
-WRK_ERRORS = r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)|Non-2xx or 3xx responses: (\d+)"
-
-
-class LoadError(Exception):
-    """A measurement that does not count, and why."""
+from bench.generators import MeasurementError, h2load, parse_h2load, parse_wrk, wrk
 
 
 def trust(certificate: Path) -> ssl.SSLContext:
@@ -52,31 +40,12 @@ def check_bodies(url: str, context: ssl.SSLContext | None, dataset: Path) -> Non
         count, multiplier = random.randint(1, 50), random.randint(9, 89)
         with opener.open(f"{url}/json/{count}?m={multiplier}", timeout=10) as response:
             if response.read() != oracle.body(count, multiplier, dataset):
-                raise LoadError(f"{url}: a wrong body for count={count} m={multiplier}")
+                raise MeasurementError(f"{url}: a wrong body for count={count} m={multiplier}")
 
 
-def wrk(url: str, connections: int, seconds: int) -> dict[str, str]:
-    """Send the mix and return wrk's figures, as it writes them; any error is a LoadError."""
-    threads = min(connections, len(os.sched_getaffinity(0)))
-    command = ["wrk", "--latency", f"-t{threads}", f"-c{connections}", f"-d{seconds}s", "-s", "bench/mix.lua", url]
-    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + 60).stdout
-    if errors := re.search(WRK_ERRORS, output):
-        raise LoadError(f"{url}: {errors[0]}")
-    figures = {name: re.search(pattern, output) for name, pattern in WRK_FIGURES.items()}
-    if missing := [name for name, match in figures.items() if match is None]:
-        raise LoadError(f"{url}: no {', '.join(missing)} in wrk's output:\n{output}")
-    return {name: match[1] for name, match in figures.items() if match} | {"errors": "0"}
-
-
-def handshakes(url: str, connections: int) -> dict[str, str]:
-    """Open connections at once, four requests each, and return h2load's figures."""
-    total = connections * 4
-    command = ["h2load", "--h1", "-n", str(total), "-c", str(connections), f"{url}/json/10?m=2"]
-    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
-    finished = re.search(r"finished in (\S+),", output)
-    if finished is None or f"status codes: {total} 2xx, 0 3xx, 0 4xx, 0 5xx" not in output:
-        raise LoadError(f"{url}: h2load says\n{output}")
-    return {"connections at once": str(connections), "requests": str(total), "time": finished[1], "errors": "0"}
+def run(command: list[str], timeout: float) -> str:
+    """Run a load generator and return its output."""
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=timeout).stdout
 
 
 def main(urls: list[str]) -> int:
@@ -84,23 +53,26 @@ def main(urls: list[str]) -> int:
     connections, seconds = int(os.environ.get("CONNECTIONS", "256")), int(os.environ.get("DURATION", "5"))
     dataset = Path(os.environ.get("DATASET_PATH", oracle.BUNDLED))
     certificate = Path(os.environ.get("TLS_CERT", "/certs/server.crt"))
+    threads = min(connections, len(os.sched_getaffinity(0)))
     try:
         for url in urls:
             tls = url.startswith("https:")
             check_bodies(url, trust(certificate) if tls else None, dataset)
             print(f"{url}: 50 bodies as the oracle's")
-            show(f"{url}: {connections} connections, {seconds} s", wrk(url, connections, seconds))
+            burst = parse_wrk(run(wrk(url, connections, seconds, threads), seconds + 60))
+            print(
+                f"{url}: {connections} connections, {seconds} s: rps {burst.rps:.0f}, p50 {burst.p50:.2f} ms,"
+                f" p99 {burst.p99:.2f} ms, transfer {burst.transfer / 1e6:.1f} MB/s, errors 0",
+                flush=True,
+            )
             if tls:
-                show(f"{url}: handshakes", handshakes(url, connections))
-    except (LoadError, OSError, subprocess.SubprocessError) as error:
+                requests = connections * 4
+                storm = parse_h2load(run(h2load(f"{url}/json/10?m=2", connections, requests), 120), requests)
+                print(f"{url}: {connections} connections at once, {requests} requests: {storm.seconds:.2f} s, errors 0")
+    except (MeasurementError, OSError, subprocess.SubprocessError) as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-def show(what: str, figures: dict[str, str]) -> None:
-    """Print a measurement in a line."""
-    print(f"{what}: " + ", ".join(f"{name} {value}" for name, value in figures.items()), flush=True)
 
 
 if __name__ == "__main__":

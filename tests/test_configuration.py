@@ -289,10 +289,11 @@ def test_a_certificate_with_a_weak_digest_is_refused(check: Check, tmp_path: Pat
     authority.cert_pem.write_to_path(str(tmp_path / "ca.crt"))
     authority.private_key_pem.write_to_path(str(tmp_path / "ca.key"))
     request = tmp_path / "request"
+    (tmp_path / "extensions").write_text("subjectAltName=DNS:localhost\n")  # and so X.509 v3
     sign = ["openssl", "x509", "-sha1", "-days", "1", "-set_serial", "1", "-CA", "ca.crt", "-CAkey", "ca.key"]
     for command in (
         ["openssl", "x509", "-x509toreq", "-in", files["TLS_CERT"], "-signkey", files["TLS_KEY"], "-out", str(request)],
-        [*sign, "-req", "-in", str(request), "-out", files["TLS_CERT"]],
+        [*sign, "-req", "-in", str(request), "-extfile", "extensions", "-out", files["TLS_CERT"]],
     ):
         subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     line = refused(check, **files)

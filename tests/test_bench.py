@@ -1,0 +1,133 @@
+"""The benchmark's reading of wrk and h2load (outputs of both, as they were), its statistics, and a run of a few seconds."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench import report
+from bench.generators import MeasurementError, parse_h2load, parse_wrk
+from bench.measure import order, percentile, ratios
+from tests.conftest import ROOT, clean_environment
+
+OUTPUTS = Path(__file__).parent / "outputs"
+
+
+def output(name: str) -> str:
+    return (OUTPUTS / f"{name}.txt").read_text()
+
+
+def test_wrk_is_read() -> None:
+    burst = parse_wrk(output("wrk"))
+    assert burst.rps == 45675.55
+    assert burst.p50 == pytest.approx(0.329)
+    assert burst.p99 == pytest.approx(10.21)
+    assert burst.transfer == pytest.approx(161.93 * 2**20)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("wrk-404", "Non-2xx or 3xx responses: 26872"),
+        ("wrk-socket-errors", "Socket errors: connect 0, read 38907, write 0, timeout 0"),
+        ("wrk-refused", "wrk gives no figures: 'unable to connect"),
+        ("h2load", "wrk gives no figures"),
+    ],
+)
+def test_what_wrk_could_not_measure_is_an_error(name: str, said: str) -> None:
+    with pytest.raises(MeasurementError, match=said):
+        parse_wrk(output(name))
+
+
+def test_wrk_that_measured_nothing_is_an_error() -> None:
+    nothing = output("wrk-socket-errors").replace("  Socket errors: connect 0, read 38907, write 0, timeout 0\n", "")
+    with pytest.raises(MeasurementError, match="no figures"):
+        parse_wrk(nothing)
+
+
+def test_h2load_is_read() -> None:
+    storm = parse_h2load(output("h2load"), 64)
+    assert storm.seconds == pytest.approx(0.01098)
+    assert storm.answers == 64
+
+
+@pytest.mark.parametrize(
+    ("name", "requests", "said"),
+    [
+        ("h2load-404", 64, "0 succeeded, 64 failed"),
+        ("h2load-refused", 16, "0 started, 0 done"),
+        ("h2load", 65, "64 total"),
+        ("wrk", 64, "h2load gives no figures"),
+    ],
+)
+def test_what_h2load_could_not_measure_is_an_error(name: str, requests: int, said: str) -> None:
+    with pytest.raises(MeasurementError, match=said):
+        parse_h2load(output(name), requests)
+
+
+def test_turns_go_to_and_fro() -> None:
+    assert [order(number, 3) for number in range(3)] == [[0, 1, 2], [2, 1, 0], [0, 1, 2]]
+
+
+def test_ratios_are_taken_pair_by_pair() -> None:
+    # A machine that doubles its speed half-way changes both series and no ratio.
+    assert ratios([1, 1, 2, 2], [2, 2, 4, 4]) == {"median": 0.5, "low": 0.5, "high": 0.5}
+    assert ratios([1, 2, 3, 4, 5], [1, 1, 1, 1, 1]) == {"median": 3, "low": 2, "high": 4}
+    assert ratios([3], [2]) == {"median": 1.5, "low": 1.5, "high": 1.5}
+    with pytest.raises(ValueError, match="shorter"):
+        ratios([1, 2], [1])
+
+
+def test_percentile() -> None:
+    series = [float(number) for number in range(1, 101)]
+    assert (percentile(series, 50), percentile(series, 99), percentile([7.0], 99)) == (50, 99, 7)
+
+
+def test_an_error_is_shown_as_one() -> None:
+    shown = report.section(
+        {
+            "measurement": "throughput",
+            "profile": "json",
+            "connections": 1,
+            "subjects": {"a": {"rps": 10.0, "p50": 1.0, "p99": 2.0, "ratio": None}},
+            "errors": {"b": "it ended"},
+        }
+    )
+    assert "| a | 10 | - | 1.00 | 2.00 |" in shown
+    assert "| b | error: it ended |" in shown
+
+
+def test_the_report_is_made_of_the_newest_result() -> None:
+    newest = max((ROOT / "bench" / "results").glob("*.json"))
+    text = (ROOT / "bench" / "REPORT.md").read_text()
+    assert newest.name in text
+    assert report.text(json.loads(newest.read_text())["measurements"]) in text
+
+
+@pytest.mark.skipif(not shutil.which("wrk") or not shutil.which("h2load"), reason="needs wrk and h2load")
+def test_a_short_run_measures_a_real_subject(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "bench", "--rounds", "1", "--only", "throughput-64"),
+            *("--subjects", "granian-json", "--results", str(tmp_path)),
+        ],
+        cwd=ROOT,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 0, result
+    (path,) = tmp_path.iterdir()
+    measured = json.loads(path.read_text())
+    plain, encrypted, tax = measured["measurements"]
+    for each in (plain, encrypted):
+        assert each["errors"] == {}
+        assert each["subjects"]["granian-json"]["rps"] > 0
+        assert each["subjects"]["granian-json"]["ratio"]["median"] == 1
+    assert "granian-json" in tax["subjects"]
+    assert measured["environment"]["packages"]["granian"]
