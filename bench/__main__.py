@@ -96,7 +96,7 @@ def main() -> int:
     subjects = {subject.name: subject.what for subject in chosen}
     path.write_text(to_json({"environment": environment, "subjects": subjects, "measurements": measurements}))
     print(report.text(measurements))
-    print(f"written to {path}; `python -m bench report` makes bench/REPORT.md of the newest")
+    print(f"written to {path}; `python -m bench report` makes bench/REPORT.md of the newest full one")
     failed = [error for each in measurements for error in each.get("errors", {})]
     return 1 if failed else 0
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
+SERVICE = "granian-json"
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 
 
@@ -67,9 +68,65 @@ def text(measurements: list[dict[str, Any]]) -> str:
     return "\n".join(section(each) for each in measurements)
 
 
+def find(measurements: list[dict[str, Any]], **wanted: object) -> dict[str, Any] | None:
+    """Find the measurement that has those values."""
+    matching = (each for each in measurements if all(each.get(name) == value for name, value in wanted.items()))
+    return next(matching, None)
+
+
+def aims(measurements: list[dict[str, Any]]) -> str:
+    """Put what was aimed at beside what was reached; what was not measured is left out."""
+    rows: list[list[str]] = []
+    encrypted = find(measurements, measurement="throughput", profile="json-tls", connections=256)
+    for name, aim in (("uvicorn", "3"), ("fastpysgi", "2"), ("nginx-files", "0.8"), ("granian-ceiling", "0.8")):
+        if encrypted and name in encrypted["subjects"] and (ratio := encrypted["subjects"][name]["ratio"]):
+            rows.append([f"json-tls, 256 connections, rps over {name}'s", aim, f"{1 / ratio['median']:.2f}"])
+    if (taken := find(measurements, measurement="tax", connections=256)) and SERVICE in taken["subjects"]:
+        rows.append(["what TLS takes of the rate", "25% at most", f"{taken['subjects'][SERVICE]:.0%}"])
+    storm = find(measurements, measurement="storm", connections=4096, key="RSA-2048")
+    if storm and "uvicorn" in storm["subjects"] and (ratio := storm["subjects"]["uvicorn"]["ratio"]):
+        rows.append(["4,096 handshakes at once, time over uvicorn's", "0.6 at most", f"{1 / ratio['median']:.2f}"])
+    if grown := find(measurements, measurement="growth", by="workers, both listeners idle"):
+        each = (grown["values"]["8"] - grown["values"]["4"]) / 8  # four more workers for each of two listeners
+        rows.append(["an idle worker's own memory", "8 MiB at most", f"{each:.1f} MiB"])
+    return table(["", "aim", "reached"], rows)
+
+
+def draw(measurements: list[dict[str, Any]], folder: Path) -> str:
+    """Draw the rates against this service's by connections, and this service's by count; return the Markdown."""
+    import matplotlib as mpl  # noqa: PLC0415 - takes a second, and only this needs it
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "the same drawing for the same result"
+    from matplotlib import pyplot as plt  # noqa: PLC0415
+
+    shown = []
+    for profile in ("json-tls", "json"):
+        points: dict[str, list[tuple[int, float]]] = {}
+        for each in measurements:
+            if each["measurement"] == "throughput" and each["profile"] == profile:
+                for name, subject in each["subjects"].items():
+                    if subject["ratio"]:
+                        points.setdefault(name, []).append((each["connections"], subject["ratio"]["median"]))
+        figure, axes = plt.subplots(figsize=(8, 4.5))
+        for name, line in points.items():
+            axes.plot(*zip(*sorted(line), strict=True), marker="o", label=name)
+        axes.set(xscale="log", xlabel="connections", ylabel=f"rate, {SERVICE} = 1", title=profile, ylim=(0, None))
+        axes.legend(fontsize="small")
+        figure.savefig(folder / f"{profile}.svg", metadata={"Date": None})
+        shown.append(f"![{profile}: rates by connections](results/{profile}.svg)")
+    if grown := find(measurements, measurement="growth", by="count"):
+        figure, axes = plt.subplots(figsize=(8, 3.5))
+        axes.plot([int(count) for count in grown["values"]], list(grown["values"].values()), marker="o")
+        axes.set(xlabel="count", ylabel="requests a second", title=f"{SERVICE} over TLS, by count", ylim=(0, None))
+        figure.savefig(folder / "count.svg", metadata={"Date": None})
+        shown.append("![rate by count](results/count.svg)")
+    return "\n\n".join(shown)
+
+
 def write(results: Path) -> int:
-    """Write bench/REPORT.md, and the README's table between its markers, from the newest result."""
-    newest = max(results.glob("*.json"), default=None)
+    """Write bench/REPORT.md, and the README's table between its markers, from the newest full result, or short one."""
+    newest = max(results.glob("*-full.json"), default=None) or max(results.glob("*.json"), default=None)
     if newest is None:
         print(f"{results}: no results; run `python -m bench` first", file=sys.stderr)
         return 2
@@ -99,9 +156,16 @@ runs are not to be compared. An answer that is not 200, a socket error or a subj
 
 {table(["subject", "what it is"], [[name, what] for name, what in result["subjects"].items()])}
 
+## Aimed at, and reached
+
+{aims(result["measurements"])}
+
+{draw(result["measurements"], newest.parent)}
+
 ## Measurements
 
-{text(result["measurements"])}"""
+{text(result["measurements"])}
+{(ROOT / "bench" / "tried.md").read_text()}"""
     )
     readme = ROOT / "README.md"
     before, _, rest = readme.read_text().partition(BEGIN)
