@@ -351,9 +351,18 @@ class Supervisor:
         before = self.serving[index]
         number = self.configuration.workers
         sockets = bind(self.configuration.host, before.listener, number, beside=True)
-        self.serving[index] = self.start(before.listener, pair, sockets)
+        after = self.start(before.listener, pair, sockets)
+        try:
+            steer(sockets[0], LOAD_RANDOM, (MODULO, number), (ADD, number), RETURN_VALUE)
+        except OSError as error:  # without it handshakes would be lost, so nothing is replaced
+            after.kill()
+            close(sockets)
+            raise ListenerError(
+                f"listener {before.listener.name}: no BPF program for SO_REUSEPORT here ({error.strerror});"
+                f" restart the service to serve the pair that was replaced"
+            ) from error
+        self.serving[index] = after
         self.draining.append(before)
-        steer(sockets[0], LOAD_RANDOM, (MODULO, number), (ADD, number), RETURN_VALUE)
         if signal.sigtimedwait(STOP_SIGNALS, SETTLE) is not None:
             raise StopRequested
         before.terminate()
