@@ -40,7 +40,7 @@ GRACE = 0.5  # seconds beyond the stop deadline for Granian to kill its own work
 
 
 class StopRequested(Exception):  # noqa: N818 - not an error
-    """A signal asked to stop while the listeners were starting."""
+    """A signal asked to stop while a listener was starting, or a Granian being replaced."""
 
 
 class ListenerError(Exception):
@@ -235,6 +235,7 @@ class Supervisor:
         self.configuration = configuration
         self.application = application
         self.pid = os.getpid()
+        self.bound: list[list[socket.socket]] = []  # all that this process holds, a list for each Granian
         self.serving: list[Served] = []
         self.draining: list[Served] = []  # replaced, and answering what they had received
         self.refusals: dict[str, str] = {}  # by listener: why its files' renewal is not served, as it was last told
@@ -257,10 +258,11 @@ class Supervisor:
         os.setsid()  # a Ctrl-C on the terminal is the launcher's to handle
         _die_with(self.pid)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        multiprocessing.set_start_method(
-            "fork", force=True
-        )  # workers share what is loaded; 3.14 would start them afresh
-        close([each for other in (*self.serving, *self.draining) for each in other.sockets])
+        # Workers share what is loaded; Python 3.14 would start them afresh.
+        multiprocessing.set_start_method("fork", force=True)
+        for others in self.bound:
+            if others is not sockets:
+                close(others)
         parent = os.getpid()
 
         def load_application() -> Any:  # noqa: ANN401
@@ -351,6 +353,7 @@ class Supervisor:
         before = self.serving[index]
         number = self.configuration.workers
         sockets = bind(self.configuration.host, before.listener, number, beside=True)
+        self.bound.append(sockets)
         after = self.start(before.listener, pair, sockets)
         try:
             steer(sockets[0], LOAD_RANDOM, (MODULO, number), (ADD, number), RETURN_VALUE)
@@ -375,6 +378,7 @@ class Supervisor:
             steer(heir.sockets[0], (RETURN, self.configuration.workers))
             close(served.sockets)
             heir.sockets[0].setsockopt(socket.SOL_SOCKET, SO_DETACH_REUSEPORT_BPF, 0)
+            self.bound.remove(served.sockets)
             self.draining.remove(served)
 
 
@@ -406,15 +410,14 @@ def run(
     SIGNALS are blocked, and stay so: they are taken one at a time where something is waited for. Raises
     ConfigurationError where a port cannot be had.
     """
-    bound: list[list[socket.socket]] = []
     supervisor = Supervisor(configuration, application)
     status = STOPPED
     try:
-        bound.extend(
+        supervisor.bound.extend(
             bind(configuration.host, each, configuration.workers, beside=False) for each in configuration.listeners
         )
         gc.freeze()  # what is loaded stays in pages that all workers share
-        for listener, pair, sockets in zip(configuration.listeners, pairs, bound, strict=True):
+        for listener, pair, sockets in zip(configuration.listeners, pairs, supervisor.bound, strict=True):
             supervisor.serving.append(supervisor.start(listener, pair, sockets))
             say(describe(configuration, listener, pair))
             say(f"  {curl(configuration, listener, pair, example)}")
@@ -426,6 +429,6 @@ def run(
         status = FAILED
     finally:
         _stop([*supervisor.serving, *supervisor.draining], configuration.stop_deadline + GRACE)
-        for sockets in bound:
+        for sockets in supervisor.bound:
             close(sockets)
     return status

@@ -166,6 +166,12 @@ def in_turn(
     return figures, errors
 
 
+def against_first(plan: Plan, series: dict[str, list[float]]) -> dict[str, dict[str, float] | None]:
+    """Compare each subject's series with the first subject's; None where that has none."""
+    first = series.get(plan.subjects[0].name)
+    return {name: ratios(each, first) if first else None for name, each in series.items()}
+
+
 def throughput(plan: Plan, pair: Pair | None, connections: int) -> dict[str, Any]:
     """Measure requests a second and latencies at so many connections, the arena's mix."""
     profile = "json-tls" if pair else "json"
@@ -177,7 +183,7 @@ def throughput(plan: Plan, pair: Pair | None, connections: int) -> dict[str, Any
         return parse_wrk(output)
 
     bursts, errors = in_turn(plan, pair, f"{profile}, {connections} connections", burst)
-    first = plan.subjects[0].name
+    compared = against_first(plan, {name: [each.rps for each in series] for name, series in bursts.items()})
     return {
         "measurement": "throughput",
         "profile": profile,
@@ -188,9 +194,7 @@ def throughput(plan: Plan, pair: Pair | None, connections: int) -> dict[str, Any
                 "rps": statistics.median(each.rps for each in series),
                 "p50": statistics.median(each.p50 for each in series),
                 "p99": statistics.median(each.p99 for each in series),
-                "ratio": ratios([each.rps for each in series], [each.rps for each in bursts[first]])
-                if first in bursts
-                else None,
+                "ratio": compared[name],
                 "bursts": [asdict(each) for each in series],
             }
             for name, series in bursts.items()
@@ -209,7 +213,7 @@ def storm(plan: Plan, pair: Pair, connections: int, kind: str) -> dict[str, Any]
         )
 
     storms, errors = in_turn(plan, pair, f"{connections} handshakes at once, {kind}", one)
-    first = plan.subjects[0].name
+    compared = against_first(plan, {name: [each.seconds for each in series] for name, series in storms.items()})
     return {
         "measurement": "storm",
         "connections": connections,
@@ -218,9 +222,7 @@ def storm(plan: Plan, pair: Pair, connections: int, kind: str) -> dict[str, Any]
         "subjects": {
             name: {
                 "seconds": statistics.median(each.seconds for each in series),
-                "ratio": ratios([each.seconds for each in series], [each.seconds for each in storms[first]])
-                if first in storms
-                else None,
+                "ratio": compared[name],
                 "runs": [asdict(each) for each in series],
             }
             for name, series in storms.items()
@@ -275,6 +277,7 @@ def steady(plan: Plan, pair: Pair, rate: int) -> dict[str, Any]:
         return [float(microseconds) / 1e3 for _, _, microseconds in lines]
 
     series, errors = in_turn(plan, pair, f"steady {rate} requests a second", one)
+    compared = against_first(plan, {name: [percentile(each, 99) for each in runs] for name, runs in series.items()})
     return {
         "measurement": "steady",
         "rate": rate,
@@ -283,9 +286,7 @@ def steady(plan: Plan, pair: Pair, rate: int) -> dict[str, Any]:
             name: {
                 "p50": statistics.median(percentile(each, 50) for each in runs),
                 "p99": statistics.median(percentile(each, 99) for each in runs),
-                "ratio": ratios([percentile(each, 99) for each in runs], [percentile(each, 99) for each in first])
-                if (first := series.get(plan.subjects[0].name))
-                else None,
+                "ratio": compared[name],
             }
             for name, runs in series.items()
         },

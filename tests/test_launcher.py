@@ -136,7 +136,10 @@ def test_requests_in_flight_are_answered(
             connections.append(connection)
         wait_until(lambda: all(has_been_read(connection) for connection in connections), "the requests' first halves")
         service.signal(signal.SIGTERM)
-        wait_until(lambda: is_refused(port), "no more connections taken")
+        wait_until(
+            lambda: is_refused(service.port) and is_refused(service.tls_port),
+            "no more connections taken on either port",
+        )
         for connection in connections:
             connection.sendall(b"host\r\n\r\n")
         for number, connection in enumerate(connections):
