@@ -7,6 +7,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from app.catalogue import MULTIPLIER_MAX, MULTIPLIER_MIN, Catalogue, Item
+from app.coding import GZIP, VARY, Coding, encoder
 
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -50,9 +51,10 @@ def parse_multiplier(query: bytes) -> int | None:
     return 1
 
 
-def application(items: Sequence[Item]) -> Application:
-    """Build the application that serves `items`."""
+def application(items: Sequence[Item], coding: Coding = GZIP) -> Application:
+    """Build the application that serves `items`, in `coding` to those who ask for it."""
     catalogue = Catalogue(items)
+    encode = encoder(coding)
     length = len(items)
     # What the two parsers say of the paths and queries that are asked for most; numbers, not answers.
     counts = {f"{PREFIX}{count}": count for count in range(min(length, 1000) + 1)}
@@ -80,12 +82,17 @@ def application(items: Sequence[Item]) -> Application:
                 reason = f"m must be an integer from {MULTIPLIER_MIN} to {MULTIPLIER_MAX}: ASCII digits, - before them or not"
                 await _refuse(scope, send, 400, reason)
                 return
-        body = catalogue.page(count, multiplier)
+        encoded = encode(catalogue.page(count, multiplier), scope["headers"])
+        if encoded is None:
+            reason = f"Accept-Encoding allows nothing that is here: identity, or {coding.name.decode()} where it is not too large"
+            await _refuse(scope, send, 406, reason, VARY)
+            return
+        body, headers = encoded
         await send(
             {
                 "type": "http.response.start",
                 "status": 200,
-                "headers": [CONTENT_TYPE, (b"content-length", _encode(len(body)))],
+                "headers": [CONTENT_TYPE, (b"content-length", _encode(len(body))), *headers],
             }
         )
         await send({"type": "http.response.body", "body": body if method == "GET" else b""})

@@ -14,6 +14,7 @@ from app.errors import ConfigurationError
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
+Protocol = Literal["http/1.1", "h2c"]  # h2c: HTTP/2 by prior knowledge (RFC 9113, section 3.3)
 
 
 class TlsTable(msgspec.Struct, forbid_unknown_fields=True):
@@ -24,12 +25,13 @@ class TlsTable(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class ListenerTable(msgspec.Struct, forbid_unknown_fields=True):
-    """A `[[listener]]` table."""
+    """A `[[listener]]` table; one that is not enabled is served where its port's variable is set."""
 
     name: str
     port: Port
     port_variable: str
-    protocol: Literal["http/1.1"] = "http/1.1"
+    enabled: bool = True
+    protocol: Protocol = "http/1.1"
     tls: TlsTable | None = None
 
 
@@ -68,7 +70,7 @@ class Listener:
     name: str
     port: int
     port_variable: str
-    protocol: str
+    protocol: Protocol
     tls: bool
     pair_files: PairFiles | None
     """None where there is no TLS, or where a pair has to be made for this run."""
@@ -103,7 +105,13 @@ def read(path: Path, environment: Mapping[str, str]) -> Configuration:
             f"{path}: {error}; see the server.toml of the project for what may stand there"
         ) from error
     server = tables.server
-    listeners = tuple(_listener(table, path.resolve().parent, environment) for table in tables.listener)
+    listeners = tuple(
+        _listener(table, path.resolve().parent, environment)
+        for table in tables.listener
+        if table.enabled or table.port_variable in environment
+    )
+    if not listeners:
+        raise ConfigurationError(f"{path}: no listener is enabled; enable one, or set the variable of its port")
     for index, listener in enumerate(listeners):
         for other in listeners[:index]:
             if listener.name == other.name:
@@ -147,6 +155,10 @@ def _host(text: str) -> str:
 
 def _listener(table: ListenerTable, folder: Path, environment: Mapping[str, str]) -> Listener:
     port = _integer(environment, table.port_variable, 1, 65535)
+    if table.protocol == "h2c" and table.tls:
+        raise ConfigurationError(
+            f'listener {table.name}: protocol = "h2c" is HTTP/2 in cleartext; remove its tls table, or the protocol'
+        )
     return Listener(
         name=table.name,
         port=port or table.port,

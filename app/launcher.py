@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from granian import Granian
 from granian._granian import SocketHolder
 from granian.constants import HTTPModes, Interfaces, Loops
-from granian.http import HTTP1Settings
+from granian.http import HTTP1Settings, HTTP2Settings
 from granian.log import LogLevels
 
 from app import probe
@@ -36,6 +36,7 @@ SO_ATTACH_REUSEPORT_CBPF, SO_DETACH_REUSEPORT_BPF = 51, 68  # asm-generic/socket
 LOAD_RANDOM, MODULO, ADD, RETURN_VALUE, RETURN = (0x20, -0x1000 + 56), 0x94, 0x04, (0x16, 0), 0x06  # linux/filter.h
 SETTLE = 1.0  # seconds for handshakes with a Granian that gets no new connections to be completed
 DESCRIPTORS_BESIDE_CONNECTIONS = 64
+HEADERS_SIZE = 2**16  # bytes of a request's headers over HTTP/2, where Granian would take 16 MiB
 GRACE = 0.5  # seconds beyond the stop deadline for Granian to kill its own workers, before all of it is killed
 
 
@@ -69,12 +70,14 @@ def address(host: str, port: int) -> str:
 
 def describe(configuration: Configuration, listener: Listener, pair: Pair | None) -> str:
     """Say in one line what a listener serves."""
-    plural = "s" if configuration.workers > 1 else ""
+    workers = f"{configuration.workers} worker{'s' if configuration.workers > 1 else ''}"
     line = f"{listener.name}: {'https' if pair else 'http'}://{address(configuration.host, listener.port)}"
+    if listener.protocol == "h2c":
+        return f"{line} HTTP/2 by prior knowledge, plaintext, no ALPN, {workers}"
     if pair is None:
-        return f"{line} HTTP/1.1, plaintext, no ALPN, {configuration.workers} worker{plural}"
+        return f"{line} HTTP/1.1, plaintext, no ALPN, {workers}"
     return (
-        f"{line} HTTP/1.1 over TLS 1.3, ALPN http/1.1, {configuration.workers} worker{plural}; certificate for"
+        f"{line} HTTP/1.1 over TLS 1.3, ALPN http/1.1, {workers}; certificate for"
         f" {', '.join(pair.names)} ({pair.origin}); SHA-256 {pair.fingerprint};"
         f" expires {pair.leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC; records encrypted in user space"
     )
@@ -84,7 +87,8 @@ def curl(configuration: Configuration, listener: Listener, pair: Pair | None, ta
     """Write a command that gets `target` from a listener, certificate verified."""
     host = probe.reachable(configuration.host)
     if pair is None:
-        return f"curl 'http://{address(host, listener.port)}{target}'"
+        option = "--http2-prior-knowledge " if listener.protocol == "h2c" else ""
+        return f"curl {option}'http://{address(host, listener.port)}{target}'"
     if not pair.names:
         return "(the certificate has no names: no client can verify it)"
     authority = shlex.quote(str(pair.authority))
@@ -278,11 +282,14 @@ class Supervisor:
             interface=Interfaces.ASGINL,
             workers=self.configuration.workers,
             loop=Loops.uvloop,
-            http=HTTPModes.http1,
+            http=HTTPModes.http2 if listener.protocol == "h2c" else HTTPModes.http1,
             websockets=False,
             backlog=self.configuration.backlog,
             backpressure=self.configuration.backpressure,
             http1_settings=HTTP1Settings(header_read_timeout=self.configuration.header_read_timeout * 1000),
+            http2_settings=HTTP2Settings(
+                max_headers_size=HEADERS_SIZE, keep_alive_interval=self.configuration.header_read_timeout * 1000
+            ),
             log_level=LogLevels.warning,
             ssl_cert=SealedFile.of(pair.chain_pem) if pair else None,
             ssl_key=SealedFile.of(pair.key_pem) if pair else None,

@@ -10,6 +10,12 @@ from app import config
 from app.errors import ConfigurationError
 
 REQUEST = b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+# The same over HTTP/2: the preface, an empty SETTINGS frame, and a HEADERS frame that ends stream 1 (RFC 9113, sections
+# 3.4, 6.5 and 6.2): GET, http and / from HPACK's static table, and :authority as a literal (RFC 7541, appendix A).
+HTTP2_HEADERS = b"\x82\x86\x84\x41\x09localhost"
+HTTP2_REQUEST = (
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0%c\x01\x05\0\0\0\x01" % len(HTTP2_HEADERS) + HTTP2_HEADERS
+)
 
 
 def reachable(host: str) -> str:
@@ -21,6 +27,8 @@ def answers(host: str, listener: config.Listener, leaf: bytes | None = None) -> 
     """Say whether a listener answers a request within a second, and with that leaf (DER) where one is given."""
     try:
         with socket.create_connection((reachable(host), listener.port), timeout=1) as plain:
+            if listener.protocol == "h2c":
+                return _replies_over_http2(plain)
             if not listener.tls:
                 return _replies(plain)
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -35,6 +43,16 @@ def answers(host: str, listener: config.Listener, leaf: bytes | None = None) -> 
 def _replies(connection: socket.socket) -> bool:
     connection.sendall(REQUEST)
     return connection.recv(9).startswith(b"HTTP/1.1")
+
+
+def _replies_over_http2(connection: socket.socket) -> bool:
+    connection.sendall(HTTP2_REQUEST)
+    with connection.makefile("rb") as stream:
+        while len(head := stream.read(9)) == 9:  # a frame's length, type, flags and stream (RFC 9113, section 4.1)
+            stream.read(int.from_bytes(head[:3]))
+            if head[3] == 1:  # HEADERS
+                return True
+    return False
 
 
 def main() -> int:

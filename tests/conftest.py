@@ -121,8 +121,9 @@ class Service:
                 pytest.fail(f"not ready within {START_DEADLINE} s\n{self.report()}")
             time.sleep(0.02)
         expected = int(self.environment["WORKERS"])
+        listeners = 3 if "H2C_PORT" in self.environment else 2
         wait_until(
-            lambda: [len(self.workers(granian)) for granian in self.granians] == [expected, expected], "all workers"
+            lambda: [len(self.workers(granian)) for granian in self.granians] == [expected] * listeners, "all workers"
         )
         self.remember()
         return self

@@ -52,11 +52,35 @@ def test_check_says_what_would_be_served_and_starts_nothing(check: Check, pair: 
     assert dataset == "dataset: 50 items"
 
 
+def test_the_port_variable_of_a_listener_enables_it(check: Check, pair: dict[str, str]) -> None:
+    assert "json-h2c" not in check(**pair).stdout
+    (port,) = free_ports(1)
+    result = check(H2C_PORT=str(port), **pair)
+    assert [line.partition(":")[0] for line in result.stdout.splitlines()] == [
+        "json-tls",
+        "json-h2c",
+        "json",
+        "dataset",
+    ]
+    assert f"json-h2c: http://127.0.0.1:{port} HTTP/2 by prior knowledge" in result.stdout
+
+
+def test_no_listener_enabled_is_refused(check: Check, tmp_path: Path) -> None:
+    none = "[server]" + SERVER_TOML.partition("[server]")[2].partition("[[listener]]")[0]
+    off = '[[listener]]\nname = "a"\nport = 1\nport_variable = "A_PORT"\nenabled = false\n'
+    assert "no listener is enabled" in refused(check, configured(tmp_path, none + off))
+
+
+def test_http2_in_cleartext_takes_no_pair(check: Check, tmp_path: Path) -> None:
+    both = SERVER_TOML.replace('port_variable = "TLS_PORT"', 'port_variable = "TLS_PORT"\nprotocol = "h2c"')
+    assert "listener json-tls: protocol" in refused(check, configured(tmp_path, both))
+
+
 def test_workers_are_counted_by_affinity(check: Check) -> None:
     assert f" {len(os.sched_getaffinity(0))} worker" in check().stdout
 
 
-@pytest.mark.parametrize("variable", ["PORT", "TLS_PORT", "WORKERS"])
+@pytest.mark.parametrize("variable", ["PORT", "TLS_PORT", "H2C_PORT", "WORKERS"])
 @pytest.mark.parametrize("value", ["", "x", "0", "-1", "1.5", "65536", "99999999999999999999", "\uff18\uff10", " 80"])
 def test_a_bad_number_is_named_with_its_variable(check: Check, variable: str, value: str) -> None:
     assert f"{variable}={value!r} is not an integer from 1 to" in refused(check, **{variable: value})

@@ -63,6 +63,7 @@ class Container:
     identity: str
     port: int
     tls_port: int
+    h2c_port: int
     begin: float
 
     @property
@@ -103,12 +104,13 @@ def run(image: str) -> Iterator[Run]:
     containers: list[str] = []
 
     def start(*options: str, ports: bool = True) -> Container:
-        port, tls_port = free_ports(2) if ports else (8080, 8081)
-        variables = ("-e", f"PORT={port}", "-e", f"TLS_PORT={tls_port}") if ports else ()
+        port, tls_port, h2c_port = free_ports(3) if ports else (8080, 8081, 8082)
+        chosen = {"PORT": port, "TLS_PORT": tls_port, "H2C_PORT": h2c_port} if ports else {}
+        variables = [part for name, value in chosen.items() for part in ("-e", f"{name}={value}")]
         begin = time.monotonic()
         identity = docker("run", "-d", "--network", "host", *variables, *options, image).strip().splitlines()[-1]
         containers.append(identity)
-        return Container(identity, port, tls_port, begin)
+        return Container(identity, port, tls_port, h2c_port, begin)
 
     yield start
     for identity in containers:
@@ -176,6 +178,7 @@ def test_the_arenas_validation(run: Run, arena_dataset: Path, arena_certs: Path,
         assert connection.selected_alpn_protocol() == "http/1.1"
     dataset = json.loads(arena_dataset.read_text(encoding="utf-8"))
     with httpx.Client(verify=context, trust_env=False) as client:
+        del client.headers["accept-encoding"]  # httpx offers gzip of its own accord
         for url in (f"http://127.0.0.1:{container.port}", f"https://localhost:{container.tls_port}"):
             assert client.get(f"{url}/json/1").json()["count"] == 1
             for _ in range(20):
@@ -189,6 +192,46 @@ def test_the_arenas_validation(run: Run, arena_dataset: Path, arena_certs: Path,
                 for served, item in zip(answer["items"], dataset, strict=False):
                     assert served == {**item, "total": item["price"] * item["quantity"] * multiplier}
                     assert type(served["total"]) is int
+    container.stop()
+
+
+def test_the_arenas_validation_of_compressed_bodies(run: Run, arena_dataset: Path, arena_certs: Path) -> None:
+    container = run(*ARENA, *mounts(arena_dataset, arena_certs)).ready()
+    dataset = json.loads(arena_dataset.read_text(encoding="utf-8"))
+    offered = {"accept-encoding": "gzip, br"}
+    for count in (25, 40, 50, random.randint(1, 50)):
+        target, multiplier = f"/json/{count}", random.randint(2, 89)
+        response = httpx.get(
+            f"http://127.0.0.1:{container.port}{target}?m={multiplier}", headers=offered, trust_env=False
+        )
+        assert (response.status_code, response.http_version) == (200, "HTTP/1.1")
+        if count >= 25:
+            assert response.headers["content-encoding"] in {"gzip", "br"}
+            assert int(response.headers["content-length"]) < len(response.content) / 3
+        totals = [item["price"] * item["quantity"] * multiplier for item in dataset[:count]]
+        assert [item["total"] for item in response.json()["items"]] == totals
+    assert (
+        "content-encoding"
+        not in httpx.get(
+            f"http://127.0.0.1:{container.port}/json/50?m=2", headers={"accept-encoding": ""}, trust_env=False
+        ).headers
+    )
+    container.stop()
+
+
+def test_the_arenas_validation_of_http2_in_cleartext(run: Run, arena_dataset: Path, arena_certs: Path) -> None:
+    container = run(*ARENA, *mounts(arena_dataset, arena_certs)).ready()
+    url = f"http://127.0.0.1:{container.h2c_port}"
+    dataset = json.loads(arena_dataset.read_text(encoding="utf-8"))
+    with httpx.Client(http1=False, http2=True, trust_env=False) as client:
+        for _ in range(20):
+            count, multiplier = random.randint(1, 50), random.randint(2, 89)
+            response = client.get(f"{url}/json/{count}?m={multiplier}")
+            assert response.http_version == "HTTP/2"
+            for served, item in zip(response.json()["items"], dataset[:count], strict=True):
+                assert served == {**item, "total": item["price"] * item["quantity"] * multiplier}
+    with pytest.raises(httpx.RemoteProtocolError):
+        httpx.get(f"{url}/json/1", trust_env=False)
     container.stop()
 
 
@@ -217,13 +260,16 @@ def test_a_key_that_its_user_may_not_read_is_refused(run: Run, arena_dataset: Pa
     assert container.logs.count("\n") == 1
 
 
-def test_the_health_check_follows_both_listeners(run: Run) -> None:
+def test_the_health_check_follows_all_listeners(run: Run) -> None:
     container = run("--health-interval=1s").ready()
     wait_until(lambda: container.inspect("{{.State.Health.Status}}") == "healthy", "healthy", 20)
     probe = ("exec", "-e", f"TLS_PORT={free_ports(1)[0]}", container.identity, "python", "-m", "app.probe")
     assert "listener json-tls does not answer" in docker(*probe, check=False)
     probe = ("exec", "-e", f"PORT={free_ports(1)[0]}", container.identity, "python", "-m", "app.probe")
     assert "listener json does not answer" in docker(*probe, check=False)
+    swapped = ("-e", f"H2C_PORT={container.port}", "-e", f"PORT={container.h2c_port}")
+    silent = docker("exec", *swapped, container.identity, "python", "-m", "app.probe", check=False)
+    assert silent.splitlines() == ["listener json-h2c does not answer", "listener json does not answer"]
 
 
 def test_what_is_inside(run: Run, image: str) -> None:
@@ -263,9 +309,14 @@ def memory(container: Container) -> int:
     return int(float(number) * {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}[unit])
 
 
-def test_64_workers_fit_into_a_gibibyte(run: Run) -> None:
-    container = run("-e", "WORKERS=64").ready()
-    processes = 1 + 2 + 128
+@pytest.mark.parametrize(("listeners", "bound"), [(2, GIB), (3, GIB * 3 // 2)])
+def test_64_workers_fit_into_a_gibibyte(run: Run, tmp_path: Path, listeners: int, bound: int) -> None:
+    """A gibibyte for the two listeners of HTTP/1.1, half of one for another."""
+    head, *tables = (ROOT / "server.toml").read_text().split("[[listener]]")
+    file = tmp_path / "server.toml"
+    file.write_text("[[listener]]".join([head, *(table for table in tables if listeners == 3 or "h2c" not in table)]))
+    container = run("-e", "WORKERS=64", "-v", f"{file}:/server.toml:ro").ready()
+    processes = 1 + listeners + listeners * 64
     wait_until(
         lambda: len(docker("top", container.identity, "-eo", "pid").splitlines()) == processes + 1, "all workers", 30
     )
@@ -276,8 +327,8 @@ def test_64_workers_fit_into_a_gibibyte(run: Run) -> None:
 
     wait_until(rested, "two seconds of rest, in which late starters have settled")
     used = memory(container)
-    print(f"64 workers a listener, both idle: {used / 2**20:.0f} MiB")
-    assert used <= GIB
+    print(f"64 workers each of {listeners} listeners, idle: {used / 2**20:.0f} MiB")
+    assert used <= bound
     container.stop()
 
 
@@ -299,8 +350,8 @@ def test_compose_loads_it_and_says_so(image: str, tmp_path: Path) -> None:
     assert image
     docker("build", "--network", "host", "-t", "granian-json", ".", timeout=900)
     docker("build", "--network", "host", "-t", "granian-json-benchmark", "-f", "bench/Dockerfile", ".", timeout=900)
-    port, tls_port = free_ports(2)
-    variables = {"PORT": str(port), "TLS_PORT": str(tls_port), "DURATION": "1", "CONNECTIONS": "64"}
+    port, tls_port, h2c_port = map(str, free_ports(3))
+    variables = {"PORT": port, "TLS_PORT": tls_port, "H2C_PORT": h2c_port, "DURATION": "1", "CONNECTIONS": "64"}
     compose = [
         "docker",
         "compose",

@@ -1,5 +1,6 @@
 """Both listeners over real sockets: the same answers, and the transport that each promises."""
 
+import gzip
 import hashlib
 import random
 import socket
@@ -26,6 +27,8 @@ def clients(service: Service, trust: ssl.SSLContext) -> Iterator[Clients]:
         httpx.Client(base_url=service.url, trust_env=False) as plain,
         httpx.Client(base_url=service.tls_url, verify=trust, trust_env=False) as encrypted,
     ):
+        for each in (plain, encrypted):
+            del each.headers["accept-encoding"]  # httpx offers gzip of its own accord
         yield {"json": plain, "json-tls": encrypted}
 
 
@@ -79,6 +82,28 @@ def test_every_kind_of_answer_is_json_of_its_length(
     assert response.headers["content-length"] == str(len(response.content))
     assert response.headers.get("allow") == ("GET, HEAD" if status == 405 else None)
     assert ("error" in response.json()) == (status != 200)
+
+
+@pytest.mark.parametrize("fields", [["gzip, br"], ["br;q=1.0", "GZIP;q=0.5"], ["identity;q=0, gzip"]])
+def test_a_body_is_compressed_for_who_asks(client: httpx.Client, fields: list[str]) -> None:
+    headers = [("accept-encoding", field) for field in fields]
+    with client.stream("GET", "/json/50?m=6", headers=headers) as response:
+        packed = b"".join(response.iter_raw())
+    assert response.status_code == 200
+    assert response.headers["content-encoding"] == "gzip"
+    assert response.headers["vary"] == "accept-encoding"
+    assert response.headers["content-length"] == str(len(packed))
+    assert gzip.decompress(packed) == oracle.body(50, 6)
+    head = client.head("/json/50?m=6", headers=headers)
+    assert head.content == b""
+    for name in ("content-encoding", "content-length", "content-type", "vary"):
+        assert head.headers[name] == response.headers[name]
+
+
+def test_nothing_acceptable_is_refused(client: httpx.Client) -> None:
+    response = client.get("/json/5", headers={"accept-encoding": "br, identity;q=0"})
+    assert response.status_code == 406
+    assert "error" in response.json()
 
 
 def test_head_says_what_get_would_send(client: httpx.Client) -> None:
