@@ -12,7 +12,20 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bench import report
-from bench.measure import Pair, Plan, growth_by_count, memory, request_cost, steady, storm, tax, throughput
+from bench.measure import (
+    Pair,
+    Plan,
+    compressed,
+    growth_by_count,
+    growth_by_workers,
+    memory,
+    multiplexed,
+    request_cost,
+    steady,
+    storm,
+    tax,
+    throughput,
+)
 from bench.subjects import ROOT, SUBJECTS, to_json, write_environment
 
 RESULTS = ROOT / "bench" / "results"
@@ -36,8 +49,11 @@ def steps(plan: Plan, pairs: dict[str, Pair], *, full: bool) -> list[tuple[str, 
     measured = [(f"throughput-{number}", both(number)) for number in ((1, 64, 256, 4096) if full else (256,))]
     measured += [(f"storm-{number}", handshakes(number)) for number in ((1024, 4096) if full else (1024,))]
     measured += [("steady", lambda: [steady(plan, rsa, 2000)])]
+    measured += [("json-comp", lambda: [compressed(plan, "json-comp", 512)])]
+    measured += [("json-h2c", lambda: [multiplexed(plan, number) for number in ((64, 1024) if full else (64,))])]
     if full:
-        measured += [("growth", lambda: [growth_by_count(plan, rsa), *memory(plan, rsa)])]
+        measured += [("compressors", lambda: [compressed(plan, "compressors", 512)])]
+        measured += [("growth", lambda: [growth_by_count(plan, rsa), growth_by_workers(plan, rsa), *memory(plan, rsa)])]
     return [("in-process", lambda: [request_cost()]), *measured]
 
 

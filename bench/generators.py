@@ -30,9 +30,13 @@ class Storm:
     answers: int
 
 
-def wrk(url: str, connections: int, seconds: int, threads: int = 1) -> list[str]:
-    """Write the command that sends the arena's mix."""
-    return ["wrk", "--latency", f"-t{threads}", f"-c{connections}", f"-d{seconds}s", "-s", "bench/mix.lua", url]
+def wrk(  # noqa: PLR0913 - each is an option of wrk's
+    url: str, connections: int, seconds: int, threads: int = 1, *, offer: str = "", counts: str = ""
+) -> list[str]:
+    """Write the command that sends the arena's mix, or those `counts` of it, with an Accept-Encoding of `offer`."""
+    command = ["wrk", "--latency", f"-t{threads}", f"-c{connections}", f"-d{seconds}s", "-s", "bench/mix.lua"]
+    command += ["-H", f"Accept-Encoding: {offer}"] if offer else []
+    return [*command, url, "--", *counts.split()]
 
 
 def parse_wrk(output: str) -> Burst:
@@ -58,12 +62,48 @@ def h2load(url: str, connections: int, requests: int) -> list[str]:
     return ["h2load", "--h1", "-n", str(requests), "-c", str(connections), url]
 
 
-def parse_h2load(output: str, requests: int) -> Storm:
-    """Read h2load's output; an answer that is missing or not 2xx is a MeasurementError."""
+def h2load_streams(urls: list[str], connections: int, streams: int, seconds: int) -> list[str]:
+    """Write the command that asks for those targets in turn over HTTP/2, so many streams on each connection."""
+    return ["h2load", "-c", str(connections), "-m", str(streams), "-D", str(seconds), *urls]
+
+
+def parse_h2load(output: str, requests: int, body: int) -> Storm:
+    """Read h2load's output; an answer that is missing, or not 2xx, is a MeasurementError.
+
+    h2load reads no status where no reason phrase follows (RFC 9112, section 4, has it optional; hypercorn sends none). Then
+    the answers are right where as many octets came as that number of bodies has.
+    """
     finished = re.search(r"^finished in ([\d.]+)(us|ms|s|m),", output, re.MULTILINE)
     counts = re.search(r"^requests: .*$", output, re.MULTILINE)
     if not finished or not counts:
         raise MeasurementError(f"h2load gives no figures: {output.strip()[-300:]!r}")
-    if f"status codes: {requests} 2xx, 0 3xx, 0 4xx, 0 5xx" not in output:
+    right = f"status codes: {requests} 2xx, 0 3xx, 0 4xx, 0 5xx" in output
+    unread = (
+        "status codes: 0 2xx, 0 3xx, 0 4xx, 0 5xx" in output
+        and f" {requests} done, " in counts[0]
+        and f"({requests * body}) data" in output
+    )
+    if not (right or unread):
         raise MeasurementError(counts[0])
     return Storm(float(finished[1]) * SECONDS[finished[2]], requests)
+
+
+def parse_h2load_streams(output: str) -> Burst:
+    """Read the output of a run by time; h2load gives no percentiles, so p50 is its mean and p99 its maximum."""
+    rate = re.search(r"^finished in [\d.]+(?:us|ms|s|m), ([\d.]+) req/s, ([\d.]+)(B|KB|MB|GB)/s", output, re.MULTILINE)
+    counts = re.search(r"^requests: .* (\d+) done, .*$", output, re.MULTILINE)
+    times = re.search(r"^time for request: +\S+ +([\d.]+)(us|ms|s|m) +([\d.]+)(us|ms|s|m)", output, re.MULTILINE)
+    if not (rate and counts and times) or float(rate[1]) == 0:
+        raise MeasurementError(f"h2load gives no figures: {output.strip()[-300:]!r}")
+    # The time ends with streams under way, of which some have their status already.
+    if (
+        "2xx, 0 3xx, 0 4xx, 0 5xx" not in output
+        or f" {counts[1]} succeeded, 0 failed, 0 errored, 0 timeout" not in output
+    ):
+        raise MeasurementError(counts[0])
+    return Burst(
+        rps=float(rate[1]),
+        p50=float(times[3]) * SECONDS[times[4]] * 1e3,
+        p99=float(times[1]) * SECONDS[times[2]] * 1e3,
+        transfer=float(rate[2]) * BYTES[rate[3]],
+    )

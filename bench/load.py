@@ -67,7 +67,8 @@ def main(urls: list[str]) -> int:
             )
             if tls:
                 requests = connections * 4
-                storm = parse_h2load(run(h2load(f"{url}/json/10?m=2", connections, requests), 120), requests)
+                output = run(h2load(f"{url}/json/10?m=2", connections, requests), 120)
+                storm = parse_h2load(output, requests, len(oracle.body(10, 2, dataset)))
                 print(f"{url}: {connections} connections at once, {requests} requests: {storm.seconds:.2f} s, errors 0")
     except (MeasurementError, OSError, subprocess.SubprocessError) as error:
         print(f"failed: {error}", file=sys.stderr)

@@ -1,10 +1,16 @@
--- The arena's mix of requests, in turn.
+-- The arena's mix of requests, in turn; after `--`, the counts of those that are wanted.
 local mix = { { 1, 3 }, { 5, 7 }, { 10, 2 }, { 15, 5 }, { 25, 4 }, { 40, 8 }, { 50, 6 } }
 local requests, position = {}, 0
 
-function init()
-  for index, pair in ipairs(mix) do
-    requests[index] = wrk.format("GET", ("/json/%d?m=%d"):format(pair[1], pair[2]))
+function init(counts)
+  for _, pair in ipairs(mix) do
+    local wanted = #counts == 0
+    for _, count in ipairs(counts) do
+      wanted = wanted or tonumber(count) == pair[1]
+    end
+    if wanted then
+      requests[#requests + 1] = wrk.format("GET", ("/json/%d?m=%d"):format(pair[1], pair[2]))
+    end
   end
 end
 

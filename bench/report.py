@@ -32,6 +32,20 @@ def section(measurement: dict[str, Any]) -> str:
             [name, f"{each['rps']:.0f}", spread(each["ratio"]), f"{each['p50']:.2f}", f"{each['p99']:.2f}"]
             for name, each in measurement["subjects"].items()
         ]
+    elif kind == "compressed":
+        title = f"{measurement['of']}, {measurement['connections']} connections: the arena's score"
+        head = ["subject", "rps", "octets an answer", "ratio of rps / octets^2"]
+        rows = [
+            [name, f"{each['rps']:.0f}", f"{each['octets']:.0f}", spread(each["ratio"])]
+            for name, each in measurement["subjects"].items()
+        ]
+    elif kind == "multiplexed":
+        title = f"json-h2c, {measurement['connections']} connections of 32 streams"
+        head = ["subject", "rps", "ratio of rps", "mean ms", "longest ms"]
+        rows = [
+            [name, f"{each['rps']:.0f}", spread(each["ratio"]), f"{each['p50']:.2f}", f"{each['p99']:.2f}"]
+            for name, each in measurement["subjects"].items()
+        ]
     elif kind == "storm":
         title = f"{measurement['connections']} TLS connections at once, {measurement['key']}"
         head = ["subject", "seconds to the last answer", "ratio of seconds"]
@@ -86,6 +100,9 @@ def aims(measurements: list[dict[str, Any]]) -> str:
     storm = find(measurements, measurement="storm", connections=4096, key="RSA-2048")
     if storm and "uvicorn" in storm["subjects"] and (ratio := storm["subjects"]["uvicorn"]["ratio"]):
         rows.append(["4,096 handshakes at once, time over uvicorn's", "0.6 at most", f"{1 / ratio['median']:.2f}"])
+    packed = find(measurements, measurement="compressed", of="json-comp")
+    if packed and "uvicorn-zlib" in packed["subjects"] and (ratio := packed["subjects"]["uvicorn-zlib"]["ratio"]):
+        rows.append(["json-comp, score over uvicorn's with zlib", "2", f"{1 / ratio['median']:.2f}"])
     if grown := find(measurements, measurement="growth", by="workers, both listeners idle"):
         each = (grown["values"]["8"] - grown["values"]["4"]) / 8  # four more workers for each of two listeners
         rows.append(["an idle worker's own memory", "8 MiB at most", f"{each:.1f} MiB"])

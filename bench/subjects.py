@@ -15,17 +15,19 @@ import psutil
 
 from bench import oracle
 from bench.generators import MeasurementError
+from bench.variants import CANDIDATES
 
 ROOT = Path(__file__).parent.parent
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a subject serves: a folder of its own, a free port, and a pair where it serves TLS."""
+    """What a subject serves, and where: a folder of its own, a free port, and a pair where it serves TLS."""
 
+    profile: str
     folder: Path
     port: int
-    spare_port: int
+    spare_ports: tuple[int, int]
     certificate: Path | None
     key: Path | None
     pairs: tuple[tuple[int, int], ...]
@@ -42,15 +44,17 @@ class Place:
 Command = Callable[[Place], tuple[list[str], dict[str, str]]]
 
 
-def _launcher(module: str) -> Command:
-    """Run on our launcher's settings; it has two listeners, of which the other one idles."""
+def _launcher(*module: str) -> Command:
+    """Run on our launcher's settings; the other listeners idle."""
 
     def command(place: Place) -> tuple[list[str], dict[str, str]]:
-        port, other = ("TLS_PORT", "PORT") if place.tls else ("PORT", "TLS_PORT")
-        environment = {port: str(place.port), other: str(place.spare_port), "WORKERS": str(place.workers)}
+        measured = {"json-tls": "TLS_PORT", "json-h2c": "H2C_PORT"}.get(place.profile, "PORT")
+        others = [name for name in ("TLS_PORT", "PORT") if name != measured]
+        environment = {measured: str(place.port), "WORKERS": str(place.workers)}
+        environment |= {name: str(port) for name, port in zip(others, place.spare_ports, strict=False)}
         if place.tls:
             environment |= {"TLS_CERT": str(place.certificate), "TLS_KEY": str(place.key)}
-        return [sys.executable, "-m", module], environment
+        return [sys.executable, "-m", *module], environment
 
     return command
 
@@ -61,6 +65,11 @@ def _uvicorn(place: Place) -> tuple[list[str], dict[str, str]]:
     if place.tls:
         command += ["--ssl-certfile", str(place.certificate), "--ssl-keyfile", str(place.key)]
     return command, {}
+
+
+def _uvicorn_with_zlib(place: Place) -> tuple[list[str], dict[str, str]]:
+    command, _ = _uvicorn(place)
+    return [{"app:app": "bench.variants:app"}.get(part, part) for part in command], {"VARIANT": "gzip-zlib-1"}
 
 
 def _hypercorn(place: Place) -> tuple[list[str], dict[str, str]]:
@@ -113,13 +122,17 @@ http {{
     return ["nginx", "-p", str(place.folder), "-c", str(place.folder / "nginx.conf")], {}
 
 
+HTTP1 = ("json", "json-tls")
+
+
 @dataclass(frozen=True)
 class Subject:
-    """A server, how to start it, and what has to be installed for it."""
+    """A server, how to start it, what it is measured for, and what has to be installed for it."""
 
     name: str
     what: str
     command: Command
+    profiles: tuple[str, ...] = HTTP1
     needs: str = sys.executable
 
     @property
@@ -129,13 +142,23 @@ class Subject:
 
 
 SUBJECTS = (
-    Subject("granian-json", "this service, on its launcher's settings", _launcher("app")),
-    Subject("granian-ceiling", "the same Granian with bodies ready in memory", _launcher("bench.ceiling")),
-    Subject("uvicorn", "uvicorn (uvloop, httptools), the same application", _uvicorn),
-    Subject("hypercorn", "hypercorn (uvloop), the same application", _hypercorn),
-    Subject("fastpysgi", "fastpysgi, the same application", _fastpysgi),
-    Subject("node", "node's http, JSON.stringify", _node, "node"),
-    Subject("nginx-files", "nginx serving the same bodies as files: the limit", _nginx, "nginx"),
+    Subject(
+        "granian-json",
+        "this service, on its launcher's settings",
+        _launcher("app"),
+        (*HTTP1, "json-comp", "json-h2c", "compressors"),
+    ),
+    Subject("granian-ceiling", "the same Granian with bodies ready in memory", _launcher("bench.variants", "ceiling")),
+    Subject("uvicorn", "uvicorn (uvloop, httptools), the same application", _uvicorn, (*HTTP1, "json-comp")),
+    Subject("uvicorn-zlib", "the same with zlib at level 1, as in its arena entry", _uvicorn_with_zlib, ("json-comp",)),
+    Subject("hypercorn", "hypercorn (uvloop), the same application", _hypercorn, (*HTTP1, "json-h2c")),
+    Subject("fastpysgi", "fastpysgi, the same application", _fastpysgi, (*HTTP1, "json-comp")),
+    Subject("node", "node's http, JSON.stringify", _node, needs="node"),
+    Subject("nginx-files", "nginx serving the same bodies as files: the limit", _nginx, needs="nginx"),
+    *(
+        Subject(name, "this service with another compressor", _launcher("bench.variants", name), ("compressors",))
+        for name in CANDIDATES
+    ),
 )
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import report
-from bench.generators import MeasurementError, parse_h2load, parse_wrk
+from bench import oracle, report
+from bench.generators import MeasurementError, parse_h2load, parse_h2load_streams, parse_wrk
 from bench.measure import order, percentile, ratios
 from tests.conftest import ROOT, clean_environment
 
@@ -49,9 +49,34 @@ def test_wrk_that_measured_nothing_is_an_error() -> None:
 
 
 def test_h2load_is_read() -> None:
-    storm = parse_h2load(output("h2load"), 64)
+    storm = parse_h2load(output("h2load"), 64, 1)
     assert storm.seconds == pytest.approx(0.01098)
     assert storm.answers == 64
+
+
+def test_h2load_that_reads_no_status_is_read_by_octets() -> None:
+    body = len(oracle.body(10, 2))
+    assert parse_h2load(output("h2load-no-reason"), 40, body).seconds == pytest.approx(0.0124)
+    for wrong in (body - 1, body + 1):
+        with pytest.raises(MeasurementError, match="0 succeeded, 40 failed"):
+            parse_h2load(output("h2load-no-reason"), 40, wrong)
+
+
+def test_h2load_over_http2_is_read() -> None:
+    burst = parse_h2load_streams(output("h2load-streams"))
+    assert burst.rps == 50936
+    assert burst.transfer == pytest.approx(27.35 * 2**20)
+    assert burst.p50 < burst.p99
+    assert parse_h2load_streams(output("h2load-streams-slow")).rps == 2495
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("h2load-streams-400", "10431 failed"), ("h2load-refused", "no figures"), ("wrk", "no figures")],
+)
+def test_what_h2load_could_not_measure_over_http2_is_an_error(name: str, said: str) -> None:
+    with pytest.raises(MeasurementError, match=said):
+        parse_h2load_streams(output(name))
 
 
 @pytest.mark.parametrize(
@@ -65,7 +90,7 @@ def test_h2load_is_read() -> None:
 )
 def test_what_h2load_could_not_measure_is_an_error(name: str, requests: int, said: str) -> None:
     with pytest.raises(MeasurementError, match=said):
-        parse_h2load(output(name), requests)
+        parse_h2load(output(name), requests, 1)
 
 
 def test_turns_go_to_and_fro() -> None:
