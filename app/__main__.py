@@ -36,7 +36,7 @@ def main() -> int:
             configuration = replace(configuration, backpressure=connections)
             if arguments.check:
                 for listener, pair in zip(configuration.listeners, pairs, strict=True):
-                    launcher.close(launcher.bind(configuration.host, listener, 1, beside=False))
+                    launcher.close(launcher.bind(configuration, listener, 1, beside=False))
                     launcher.say(launcher.describe(configuration, listener, pair))
                 launcher.say(f"dataset: {len(items)} items")
                 return launcher.STOPPED

@@ -42,6 +42,7 @@ class ServerTable(msgspec.Struct, forbid_unknown_fields=True):
     backlog: Positive
     backpressure: Positive
     header_read_timeout: Annotated[int, msgspec.Meta(ge=1, le=60)]
+    unread_timeout: Annotated[int, msgspec.Meta(ge=1, le=3600)]
     start_deadline: Positive
     stop_deadline: Positive
     certificate_interval: Annotated[int, msgspec.Meta(ge=0)]
@@ -85,6 +86,7 @@ class Configuration:
     backlog: int
     backpressure: int
     header_read_timeout: int
+    unread_timeout: int
     start_deadline: int
     stop_deadline: int
     certificate_interval: int
@@ -128,6 +130,7 @@ def read(path: Path, environment: Mapping[str, str]) -> Configuration:
         backlog=server.backlog,
         backpressure=server.backpressure,
         header_read_timeout=server.header_read_timeout,
+        unread_timeout=server.unread_timeout,
         start_deadline=server.start_deadline,
         stop_deadline=server.stop_deadline,
         certificate_interval=server.certificate_interval,

@@ -101,12 +101,13 @@ def curl(configuration: Configuration, listener: Listener, pair: Pair | None, ta
     )
 
 
-def bind(host: str, listener: Listener, number: int, *, beside: bool) -> list[socket.socket]:
+def bind(configuration: Configuration, listener: Listener, number: int, *, beside: bool) -> list[socket.socket]:
     """Bind a socket for each worker to a listener's port; they listen when their worker does.
 
     `beside` says that we hold the port already. Otherwise it has to be free: with SO_REUSEPORT alone we would share
     it with another server of the same user, and its traffic, without a word.
     """
+    host = configuration.host
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sockets: list[socket.socket] = []
     try:
@@ -116,6 +117,8 @@ def bind(host: str, listener: Listener, number: int, *, beside: bool) -> list[so
             each.setblocking(False)  # noqa: FBT003 - socket's signature
             each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of a former run may linger
             each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # Granian waits for a client that does not read for ever; connections inherit this (tcp(7)).
+            each.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, configuration.unread_timeout * 1000)
             if beside or index > 0:
                 each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             each.bind((host, listener.port))
@@ -359,7 +362,7 @@ class Supervisor:
         """Start another Granian on the port, send all new connections to it, and drain the one before."""
         before = self.serving[index]
         number = self.configuration.workers
-        sockets = bind(self.configuration.host, before.listener, number, beside=True)
+        sockets = bind(self.configuration, before.listener, number, beside=True)
         self.bound.append(sockets)
         after = self.start(before.listener, pair, sockets)
         try:
@@ -421,7 +424,7 @@ def run(
     status = STOPPED
     try:
         supervisor.bound.extend(
-            bind(configuration.host, each, configuration.workers, beside=False) for each in configuration.listeners
+            bind(configuration, each, configuration.workers, beside=False) for each in configuration.listeners
         )
         gc.freeze()  # what is loaded stays in pages that all workers share
         for listener, pair, sockets in zip(configuration.listeners, pairs, supervisor.bound, strict=True):

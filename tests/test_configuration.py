@@ -130,6 +130,7 @@ def test_a_taken_port_is_named(check: Check, variable: str, option: int) -> None
         ("[server]", "[sever]", "sever"),
         ("[server]", "[server", "server.toml"),
         ("header_read_timeout = 30", "header_read_timeout = 61", "$.server.header_read_timeout"),
+        ("unread_timeout = 30", "unread_timeout = 0", "$.server.unread_timeout"),
     ],
 )
 def test_a_mistake_in_server_toml_is_named(check: Check, tmp_path: Path, before: str, after: str, named: str) -> None:
