@@ -1,0 +1,24 @@
+"""The application under atheris: `python -m tests.fuzz_asgi -runs=20000`, or any other options of libFuzzer."""
+
+import sys
+
+import atheris
+
+with atheris.instrument_imports(include=["app.asgi"]):
+    import app
+    from tests import test_fuzz
+
+
+def test_one_input(content: bytes) -> None:
+    """Make a request of the fuzzer's bytes, near enough to ours that it gets beyond the path."""
+    data = atheris.FuzzedDataProvider(content)
+    method = test_fuzz.METHODS[data.ConsumeIntInRange(0, len(test_fuzz.METHODS) - 1)]
+    prefix = "/json/" if data.ConsumeIntInRange(0, 9) else ""
+    path = prefix + data.ConsumeUnicodeNoSurrogates(data.ConsumeIntInRange(0, 20))
+    query = b"m=" if data.ConsumeBool() else b""
+    test_fuzz.check(app.app, method, path, query + data.ConsumeBytes(100))
+
+
+if __name__ == "__main__":
+    atheris.Setup(sys.argv, test_one_input)
+    atheris.Fuzz()
