@@ -10,6 +10,7 @@ import signal
 import socket
 import struct
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ LOAD_RANDOM, MODULO, ADD, RETURN_VALUE, RETURN = (0x20, -0x1000 + 56), 0x94, 0x0
 SETTLE = 1.0  # seconds for handshakes with a Granian that gets no new connections to be completed
 DESCRIPTORS_BESIDE_CONNECTIONS = 64
 HEADERS_SIZE = 2**16  # bytes of a request's headers over HTTP/2, where Granian would take 16 MiB
+STARVED = 12  # seconds without a free descriptor that no worker recovers from: handshakes are given up after 10
 GRACE = 0.5  # seconds beyond the stop deadline for Granian to kill its own workers, before all of it is killed
 
 
@@ -234,6 +236,26 @@ def _die_with(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _end_when_starved(listener: Listener) -> None:
+    """End this worker when it has had no free descriptor for STARVED seconds, so that another takes its place.
+
+    Granian looks at its handshakes only while accepting succeeds (tls-listener, poll_accept): once stalled ones hold
+    every descriptor none of them is given up, and nobody is served again.
+    """
+    starved = 0
+    while starved < STARVED:
+        time.sleep(1)
+        try:
+            os.close(os.eventfd(0))
+            starved = 0
+        except OSError:  # EMFILE, or the machine has none left (eventfd(2))
+            starved += 1
+    warn(
+        f"listener {listener.name}: a worker had no free descriptor for {STARVED} s and is replaced; see docs/limits.md"
+    )
+    os._exit(1)
+
+
 class Supervisor:
     """The Granians that run, and what happens to them until they are asked to stop."""
 
@@ -276,6 +298,7 @@ class Supervisor:
             if os.getpid() != parent:  # a free-threaded Python's workers are threads of this process
                 _die_with(parent)
                 close([each for index, each in enumerate(sockets) if index != granian.spawning])
+                threading.Thread(target=_end_when_starved, args=(listener,), daemon=True).start()
             return self.application
 
         granian = _Granian(
