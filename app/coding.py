@@ -12,6 +12,9 @@ Encode = Callable[[bytes, Iterable[Header]], tuple[bytes, list[Header]] | None]
 LARGEST = 2**20
 """Bytes of the largest body that is compressed: some 2 ms, in which all else on the event loop waits."""
 
+ELEMENTS = 64
+"""How much of an Accept-Encoding is read: more than there are codings, less than would keep the event loop waiting."""
+
 VARY = (b"vary", b"accept-encoding")
 ASKED_MOST = (b"gzip, br", b"gzip, deflate", b"gzip, deflate, br", b"gzip, deflate, br, zstd")
 
@@ -47,10 +50,11 @@ GZIP = Coding(b"gzip", _gzip)
 def acceptable(field: bytes, coding: bytes) -> Acceptable:
     """Read an Accept-Encoding field for a server that has `coding` beside the plain body (RFC 9110, section 12.5.3).
 
-    Of a coding that is named twice the first counts. What breaks the field's grammar is taken as not said.
+    Of a coding that is named twice the first counts. What breaks the field's grammar, or comes after ELEMENTS others, is
+    taken as not said.
     """
     weights: dict[bytes, float] = {}
-    for element in field.split(b","):
+    for element in field.split(b",", ELEMENTS)[:ELEMENTS]:
         if offer := _OFFER.fullmatch(element):
             name = offer[1].lower()
             # Section 8.4.1.3 has one alias that is still to be understood.

@@ -4,7 +4,7 @@ import sys
 
 import atheris
 
-with atheris.instrument_imports(include=["app.asgi"]):
+with atheris.instrument_imports(include=["app.asgi", "app.coding"]):
     import app
     from tests import test_fuzz
 
@@ -16,7 +16,8 @@ def test_one_input(content: bytes) -> None:
     prefix = "/json/" if data.ConsumeIntInRange(0, 9) else ""
     path = prefix + data.ConsumeUnicodeNoSurrogates(data.ConsumeIntInRange(0, 20))
     query = b"m=" if data.ConsumeBool() else b""
-    test_fuzz.check(app.app, method, path, query + data.ConsumeBytes(100))
+    fields = [data.ConsumeBytes(20) for _ in range(data.ConsumeIntInRange(0, 2))]
+    test_fuzz.check(app.app, method, path, query + data.ConsumeBytes(100), fields)
 
 
 if __name__ == "__main__":

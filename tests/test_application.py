@@ -4,7 +4,7 @@ import asyncio
 import json
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -26,7 +26,9 @@ class Answer:
     body: bytes
 
 
-def request(app: Application, path: str, query: bytes = b"", method: str = "GET") -> Answer:
+def request(
+    app: Application, path: str, query: bytes = b"", method: str = "GET", accept_encoding: Sequence[bytes] = ()
+) -> Answer:
     """Call the application once, and check that it keeps to the protocol."""
     sent: list[Message] = []
 
@@ -36,7 +38,12 @@ def request(app: Application, path: str, query: bytes = b"", method: str = "GET"
     async def send(message: Message) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "method": method, "path": path, "query_string": query, "headers": []}
+    fields = [
+        (b"host", b"localhost"),
+        *((b"accept-encoding", field) for field in accept_encoding),
+        (b"accept", b"gzip"),
+    ]
+    scope = {"type": "http", "method": method, "path": path, "query_string": query, "headers": fields}
     asyncio.run(app(scope, receive, send))
     start, body = sent
     assert (start["type"], body["type"]) == ("http.response.start", "http.response.body")

@@ -1,48 +1,26 @@
 """What of a body is compressed for whom: negotiation at the ASGI boundary, every answer decoded and compared."""
 
-import asyncio
 import gzip
-from dataclasses import dataclass
 
 import brotli
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.asgi import Application, Message, application
+from app.asgi import Application, application
 from app.catalogue import Item, Rating, load
 from app.coding import GZIP, LARGEST, Acceptable, Coding, acceptable, encoder
 from bench import oracle
+from tests.test_application import Answer, request
 
 GAIN = oracle.body(50, 2)
 TINY = b'{"items":[],"count":0}'
 
 
-@dataclass
-class Answer:
-    status: int
-    headers: dict[bytes, bytes]
-    body: bytes
-
-
 def get(app: Application, target: str, *fields: bytes, method: str = "GET") -> Answer:
-    """Ask with those Accept-Encoding fields among others."""
-    sent: list[Message] = []
-
-    async def receive() -> Message:
-        raise AssertionError("a GET has no body to read")
-
-    async def send(message: Message) -> None:
-        sent.append(message)
-
+    """Ask with those Accept-Encoding fields."""
     path, _, query = target.partition("?")
-    headers = [(b"host", b"localhost"), *((b"accept-encoding", field) for field in fields), (b"accept", b"gzip")]
-    scope = {"type": "http", "method": method, "path": path, "query_string": query.encode(), "headers": headers}
-    asyncio.run(app(scope, receive, send))
-    start, body = sent
-    assert len(dict(start["headers"])) == len(start["headers"])
-    assert type(body["body"]) is bytes
-    return Answer(start["status"], dict(start["headers"]), body["body"])
+    return request(app, path, query.encode(), method, fields)
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +110,11 @@ def test_what_breaks_the_grammar_counts_as_not_said(element: bytes) -> None:
     assert encoded(element) == "plain"
     assert encoded(element + b", gzip") == "gzip"
     assert encoded(element + b", identity;q=0") == "none"
+
+
+def test_a_field_is_read_to_its_64th_element() -> None:
+    assert encoded(b"a," * 63 + b"gzip") == "gzip"
+    assert encoded(b"a," * 64 + b"gzip, identity;q=0") == "plain"
 
 
 weights = st.one_of(st.none(), st.integers(0, 1000))
