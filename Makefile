@@ -9,7 +9,7 @@ RUNTIME := $(VENV)/runtime-$(INTERPRETER)
 DEVELOPMENT := $(VENV)/development-$(INTERPRETER)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-container check bench bench-app bench-full lock clean
+.PHONY: help serve test test-container check soak bench bench-app bench-full lock clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -32,6 +32,9 @@ serve: $(RUNTIME)  ## serve both listeners; settings from server.toml and the en
 
 test: $(DEVELOPMENT)  ## run the test suite
 	@$(BIN)/python -m pytest -m 'not container'
+
+soak: $(DEVELOPMENT)  ## load the service for half an hour, into docs/reliability.md; SOAK='--scale 0.1 --minutes 1' for less
+	@$(BIN)/python -m tests.soak $(SOAK)
 
 test-container: $(DEVELOPMENT)  ## build the image and test it in the Docker engine that `docker info` reaches
 	@$(BIN)/python -m pytest -m container -rP

@@ -177,6 +177,14 @@ def authority() -> trustme.CA:
 
 
 @pytest.fixture(scope="session")
+def authority_file(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The authority's certificate, for a client in another process."""
+    path = tmp_path_factory.mktemp("authority") / "authority.crt"
+    authority.cert_pem.write_to_path(str(path))
+    return path
+
+
+@pytest.fixture(scope="session")
 def pair_folder(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with server.crt and server.key, signed by the authority."""
     folder = tmp_path_factory.mktemp("certs")

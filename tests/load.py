@@ -26,7 +26,7 @@ MIX = [
     (b"GET /json/%d?m=%d HTTP/1.1\r\nhost: localhost\r\n\r\n" % pair, b"\r\n\r\n" + oracle.body(*pair))
     for pair in oracle.MIX
 ]
-OPENING_AT_ONCE = 256
+OPENING_AT_ONCE = 256  # of connections that are kept
 BEGIN, REPORT = b"begin\n", b"report\n"
 ANSWER_DEADLINE = 30.0  # seconds for the answers that are still awaited when a load ends
 
@@ -118,7 +118,7 @@ class Client:
         commands = asyncio.StreamReader()
         loop = asyncio.get_running_loop()
         await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
-        opening = asyncio.Semaphore(OPENING_AT_ONCE)
+        opening = asyncio.Semaphore(self.plan.connections if self.plan.requests else OPENING_AT_ONCE)
         slots = [asyncio.create_task(self.keep(opening)) for _ in range(self.plan.connections)]
         while command := await commands.readline():
             if command == BEGIN:

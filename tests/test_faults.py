@@ -16,7 +16,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-import trustme
 
 from bench import oracle
 from tests.conftest import ROOT, STOP_DEADLINE, Launch, Service, clean_environment, free_ports, wait_until
@@ -29,13 +28,6 @@ FILES = 300  # the limit on open files of a service that has few
 ROOM = FILES - 64  # connections that a worker then keeps
 
 Loads = Callable[..., Load]
-
-
-@pytest.fixture(scope="module")
-def authority_file(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("authority") / "authority.crt"
-    authority.cert_pem.write_to_path(str(path))
-    return path
 
 
 @pytest.fixture

@@ -241,9 +241,10 @@ def test_a_worker_that_dies_is_replaced_and_the_others_go_on(
     service.stop()
 
 
-def test_a_crash_loop_ends_it_with_1(launch: Launch, pair: dict[str, str]) -> None:
+@pytest.mark.parametrize(("index", "name"), [(0, "json-tls"), (1, "json")])
+def test_a_crash_loop_ends_it_with_1(launch: Launch, pair: dict[str, str], index: int, name: str) -> None:
     service = launch(**pair).ready()
-    granian = service.granians[0]
+    granian = service.granians[index]
     victims: set[int] = set()
 
     def killed_again() -> bool:
@@ -257,7 +258,7 @@ def test_a_crash_loop_ends_it_with_1(launch: Launch, pair: dict[str, str]) -> No
     wait_until(killed_again, "the launcher's end", 15)
     assert service.wait() == 1
     service.gone()
-    assert "listener json-tls ended (exit status 1); stopping the others" in service.errors.read_text()
+    assert f"listener {name} ended (exit status 1); stopping the others" in service.errors.read_text()
 
 
 @pytest.mark.parametrize(("index", "name"), [(0, "json-tls"), (1, "json")])
