@@ -1,15 +1,17 @@
 """The loads of `make soak`, short: every body verified, memory and open files back to what they were."""
 
 import json
+import socket
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from bench import oracle
 from tests import soak
-from tests.conftest import Launch, Service
-from tests.load import Load
+from tests.conftest import Launch, Service, wait_until
+from tests.load import MIX, Load
 
 Measure = Callable[[Service, Path], soak.Figures]
 
@@ -47,6 +49,28 @@ def test_the_load_finds_a_wrong_body(launch: Launch, tmp_path: Path) -> None:
             tally = load.tally()
     assert tally.answered == 0
     service.stop()
+
+
+def test_the_load_tells_how_a_connection_ended() -> None:
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n"
+    with socket.socket() as listener, ExitStack() as stack:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        load = stack.enter_context(Load(listener.getsockname()[1], 4))
+        idle, silent, cut_in_head, cut_in_body = [stack.enter_context(listener.accept()[0]) for _ in range(4)]
+        load.opened()
+        idle.close()
+        wait_until(lambda: load.tally().idle == 1, "the end of an idle connection")
+        load.begin()
+        asked = {connection: connection.recv(65536) for connection in (silent, cut_in_head, cut_in_body)}
+        assert load.tally().waiting == 3
+        cut_in_head.sendall(head[:20])
+        cut_in_body.sendall(head + dict(MIX)[asked[cut_in_body]][4:-1])
+        for connection in asked:
+            connection.close()
+        wait_until(lambda: load.tally().waiting == 0, "the end of the others")
+        tally = load.end()
+    assert (tally.idle, tally.unanswered, tally.broken, tally.answered, tally.wrong) == (1, 1, 2, 0, 0)
 
 
 def test_the_document_has_the_figures_of_the_last_run() -> None:
