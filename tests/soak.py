@@ -185,7 +185,9 @@ def soak(service: Service, trust: Path, connections: int, seconds: float, rounds
 
 def table(results: list[Figures]) -> str:
     """Write the figures as a Markdown table."""
-    head = "| load | s | connections | answers, all verified | failed | slowest answer, s | MiB cold, warm, after |"
+    head = (
+        "| load | s | connections opened | answers, all verified | failed | slowest answer, s | MiB cold, warm, after |"
+    )
     rows = [
         f"| {each['name']} | {each['seconds']:.0f} | {each['connections']:,} | {each['answered']:,} | {each['failed']}"
         f" | {each['longest']:.2f} | {each['cold']['anonymous']}, {each['before']['anonymous']},"

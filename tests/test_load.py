@@ -19,10 +19,10 @@ Measure = Callable[[Service, Path], soak.Figures]
 @pytest.mark.parametrize(
     "measure",
     [
-        pytest.param(lambda service, trust: soak.held(service, trust, 512, 4, tls=True), id="TLS held open"),
-        pytest.param(lambda service, trust: soak.held(service, trust, 2048, 4, tls=False), id="plaintext held open"),
-        pytest.param(lambda service, trust: soak.handshakes(service, trust, 128, 4), id="handshakes"),
-        pytest.param(lambda service, trust: soak.soak(service, trust, 64, 6, 2), id="coming and going"),
+        pytest.param(lambda service, trust: soak.held(service, trust, 512, 3, tls=True), id="TLS held open"),
+        pytest.param(lambda service, trust: soak.held(service, trust, 2048, 3, tls=False), id="plaintext held open"),
+        pytest.param(lambda service, trust: soak.handshakes(service, trust, 128, 3), id="handshakes"),
+        pytest.param(lambda service, trust: soak.soak(service, trust, 64, 4, 2), id="coming and going"),
     ],
 )
 def test_a_load_is_answered_and_leaves_nothing(
