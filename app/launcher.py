@@ -18,13 +18,13 @@ from multiprocessing.context import ForkProcess
 from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding
-from granian import Granian
+from granian import Granian, loops
 from granian._granian import SocketHolder
 from granian.constants import HTTPModes, Interfaces, Loops
 from granian.http import HTTP1Settings, HTTP2Settings
 from granian.log import LogLevels
 
-from app import probe
+from app import loop, probe
 from app.certificate import Pair, SealedFile, renewal
 from app.config import Configuration, Listener
 from app.errors import ConfigurationError
@@ -301,13 +301,14 @@ class Supervisor:
                 threading.Thread(target=_end_when_starved, args=(listener,), daemon=True).start()
             return self.application
 
+        loops.register("auto")(loop.build)  # as Granian's README has it, "AsyncIO event loop initialization"
         granian = _Granian(
             "app:app",
             address=self.configuration.host,
             port=listener.port,
             interface=Interfaces.ASGINL,
             workers=self.configuration.workers,
-            loop=Loops.uvloop,
+            loop=Loops.auto,
             http=HTTPModes.http2 if listener.protocol == "h2c" else HTTPModes.http1,
             websockets=False,
             backlog=self.configuration.backlog,

@@ -4,7 +4,6 @@
 """
 
 import os
-import signal
 import sys
 import zlib
 from collections.abc import Callable
@@ -17,7 +16,6 @@ from isal import isal_zlib
 from zlib_ng import zlib_ng
 
 from app import catalogue, config, launcher
-from app.__main__ import PROJECT, pair_of
 from app.asgi import CONTENT_TYPE, Application, Message, Receive, Send, application
 from app.coding import Coding
 from bench import oracle
@@ -66,7 +64,8 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module's attributes have 
 
 def main() -> int:
     """Serve as `python -m app` does, with the other application."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, launcher.SIGNALS)
+    from app.__main__ import PROJECT, pair_of  # noqa: PLC0415 - blocks signals, also for who imports this module for a name
+
     configuration = config.read(PROJECT / "server.toml", os.environ)
     with ExitStack() as stack:
         pairs = [pair_of(listener, configuration.host, stack) for listener in configuration.listeners]

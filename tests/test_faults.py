@@ -261,21 +261,6 @@ def test_handshakes_that_take_all_files_leave_those_served_and_the_other_listene
     assert service.errors.read_text().count("\n") == 1
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Granian 2.8.7's TLS listener asks accept(2) before it looks at its handshakes, and an error of accept"
-    " (EMFILE) ends each look: the files of handshakes are then never given back",
-)
-def test_a_tls_listener_recovers_from_handshakes_that_took_all_files(
-    exhausted: tuple[Service, socket.socket, ExitStack], trust: ssl.SSLContext
-) -> None:
-    service, _, stack = exhausted
-    stack.close()
-    plain = socket.create_connection(("127.0.0.1", service.tls_port), timeout=5)
-    with trust.wrap_socket(plain, server_hostname="localhost") as connection:
-        ask(connection)
-
-
 def stop_under(service: Service, loads: list[Load]) -> list[Tally]:
     """Load a service fully, stop it, and say what became of the requests."""
     for each in loads:
