@@ -37,6 +37,7 @@ SO_ATTACH_REUSEPORT_CBPF, SO_DETACH_REUSEPORT_BPF = 51, 68  # asm-generic/socket
 LOAD_RANDOM, MODULO, ADD, RETURN_VALUE, RETURN = (0x20, -0x1000 + 56), 0x94, 0x04, (0x16, 0), 0x06  # linux/filter.h
 SETTLE = 1.0  # seconds for handshakes with a Granian that gets no new connections to be completed
 DESCRIPTORS_BESIDE_CONNECTIONS = 64
+HEAD_SIZE = 2**17  # bytes of a request's head: room for hyper's longest target, a third of what Granian would take
 HEADERS_SIZE = 2**16  # bytes of a request's headers over HTTP/2, where Granian would take 16 MiB
 STARVED = 12  # seconds without a free descriptor that no worker recovers from: handshakes are given up after 10
 GRACE = 0.5  # seconds beyond the stop deadline for Granian to kill its own workers, before all of it is killed
@@ -313,7 +314,9 @@ class Supervisor:
             websockets=False,
             backlog=self.configuration.backlog,
             backpressure=self.configuration.backpressure,
-            http1_settings=HTTP1Settings(header_read_timeout=self.configuration.header_read_timeout * 1000),
+            http1_settings=HTTP1Settings(
+                max_buffer_size=HEAD_SIZE, header_read_timeout=self.configuration.header_read_timeout * 1000
+            ),
             http2_settings=HTTP2Settings(
                 max_headers_size=HEADERS_SIZE, keep_alive_interval=self.configuration.header_read_timeout * 1000
             ),

@@ -221,7 +221,7 @@ def throughput(plan: Plan, pair: Pair | None, connections: int) -> dict[str, Any
     profile = "json-tls" if pair else "json"
     plan = plan.of(profile)
     # Thousands of TLS handshakes take seconds before there is a rate to measure.
-    seconds = plan.seconds if connections < 1000 else 8 * plan.seconds
+    seconds = plan.seconds * (1 if connections < 1000 else 20 if pair else 8)
 
     def burst(run: Running) -> Burst:
         output = loaded(wrk(run.url, connections, seconds), plan.load_cpus, seconds + 30)

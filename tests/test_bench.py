@@ -28,6 +28,10 @@ def test_wrk_is_read() -> None:
     assert burst.transfer == pytest.approx(161.93 * 2**20)
 
 
+def test_latencies_of_seconds_are_read() -> None:
+    assert parse_wrk(output("wrk-seconds")).p99 == pytest.approx(1200, rel=0.05)
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
