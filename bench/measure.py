@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import re
 import shlex
 import socket
 import ssl
@@ -345,8 +346,10 @@ def steady(plan: Plan, pair: Pair, rate: int) -> dict[str, Any]:
         output = loaded([*command, f"--log-file={log}", f"{run.url}/json/25?m=4"], plan.load_cpus, seconds + 30)
         lines = [line.split("\t") for line in log.read_text().splitlines()]
         statuses = {status for _, status, _ in lines}
-        # 0 is none: h2load has read no status (see parse_h2load), so that the octets have to be right.
-        whole = f"({len(lines) * len(oracle.body(25, 4))}) data" in output
+        # 0 is none: h2load has read no status (see parse_h2load), so that the octets have to be right. The time ends with
+        # a request under way on each connection at most.
+        octets, body = re.search(r"\((\d+)\) data", output), len(oracle.body(25, 4))
+        whole = octets is not None and len(lines) * body <= int(octets[1]) < (len(lines) + clients) * body
         if not (statuses == {"200"} or (statuses == {"0"} and whole)) or " 0 errored, 0 timeout" not in output:
             raise MeasurementError(f"h2load: {[line for line in output.splitlines() if line.startswith('requests')]}")
         if len(lines) < rate * seconds * 0.9:

@@ -237,7 +237,18 @@ def write_environment() -> dict[str, object]:
         for line in Path("/proc/cpuinfo").read_text().splitlines()
         if line.startswith("model name")
     ]
-    packages = ("granian", "msgspec", "uvloop", "uvicorn", "httptools", "hypercorn", "fastpysgi")
+    packages = (
+        "granian",
+        "msgspec",
+        "isal",
+        "uvloop",
+        "uvicorn",
+        "httptools",
+        "hypercorn",
+        "fastpysgi",
+        "zlib-ng",
+        "brotli",
+    )
     return {
         "date": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
         "cpu": processor[0] if processor else "unknown",
