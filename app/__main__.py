@@ -46,7 +46,9 @@ def main() -> int:
                         f"listener {listener.name}: no TLS_CERT and TLS_KEY, so a self-signed pair was made for this"
                         f" run; its authority's certificate is {pair.authority}"
                     )
-            return launcher.run(configuration, pairs, asgi.application(items), f"{asgi.PREFIX}5?m=3")
+            closing: list[bool] = []
+            application = asgi.application(items, closing=closing)
+            return launcher.run(configuration, pairs, application, lambda: closing.append(True), f"{asgi.PREFIX}5?m=3")
     except ConfigurationError as error:
         launcher.warn(f"configuration: {error}")
         return MISCONFIGURED

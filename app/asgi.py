@@ -16,6 +16,7 @@ Application = Callable[[Message, Receive, Send], Coroutine[Any, Any, None]]
 
 PREFIX = "/json/"
 CONTENT_TYPE = (b"content-type", b"application/json")
+CLOSE = (b"connection", b"close")
 
 _encode = msgspec.json.Encoder().encode
 
@@ -51,8 +52,11 @@ def parse_multiplier(query: bytes) -> int | None:
     return 1
 
 
-def application(items: Sequence[Item], coding: Coding = GZIP) -> Application:
-    """Build the application that serves `items`, in `coding` to those who ask for it."""
+def application(items: Sequence[Item], coding: Coding = GZIP, closing: Sequence[object] = ()) -> Application:
+    """Build the application that serves `items`, in `coding` to those who ask for it.
+
+    Once `closing` has anything in it, answers tell that their connection ends with them (RFC 9112, section 9.6).
+    """
     catalogue = Catalogue(items)
     encode = encoder(coding)
     length = len(items)
@@ -64,6 +68,8 @@ def application(items: Sequence[Item], coding: Coding = GZIP) -> Application:
         if scope["type"] != "http":
             await _answer_no_request(scope, receive, send)
             return
+        if closing:
+            send = _with_close(send)
         count = counts.get(scope["path"])
         if count is None:
             count = parse_count(scope["path"])
@@ -98,6 +104,15 @@ def application(items: Sequence[Item], coding: Coding = GZIP) -> Application:
         await send({"type": "http.response.body", "body": body if method == "GET" else b""})
 
     return app
+
+
+def _with_close(send: Send) -> Send:
+    async def send_with_close(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"].append(CLOSE)
+        await send(message)
+
+    return send_with_close
 
 
 async def _refuse(scope: Message, send: Send, status: int, reason: str, *headers: tuple[bytes, bytes]) -> None:

@@ -12,7 +12,8 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.context import ForkProcess
 from typing import Any
@@ -36,6 +37,7 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 SO_ATTACH_REUSEPORT_CBPF, SO_DETACH_REUSEPORT_BPF = 51, 68  # asm-generic/socket.h
 LOAD_RANDOM, MODULO, ADD, RETURN_VALUE, RETURN = (0x20, -0x1000 + 56), 0x94, 0x04, (0x16, 0), 0x06  # linux/filter.h
 SETTLE = 1.0  # seconds for handshakes with a Granian that gets no new connections to be completed
+FAREWELL = 0.4  # seconds in which a listener that is to stop tells its clients so
 DESCRIPTORS_BESIDE_CONNECTIONS = 64
 HEAD_SIZE = 2**17  # bytes of a request's head: room for hyper's longest target, a third of what Granian would take
 HEADERS_SIZE = 2**16  # bytes of a request's headers over HTTP/2, where Granian would take 16 MiB
@@ -178,6 +180,12 @@ class Served:
     sockets: list[socket.socket]
     process: ForkProcess
 
+    def farewell(self) -> None:
+        """Have every answer from now on be the last of its connection, so that few are closed when they are idle."""
+        if self.process.is_alive() and self.process.pid is not None:
+            with suppress(ProcessLookupError):  # it has ended meanwhile
+                os.killpg(self.process.pid, signal.SIGUSR1)
+
     def terminate(self) -> None:
         """Ask for the requests in flight to be answered, and no more to be taken."""
         if self.process.is_alive():
@@ -260,10 +268,11 @@ def _end_when_starved(listener: Listener) -> None:
 class Supervisor:
     """The Granians that run, and what happens to them until they are asked to stop."""
 
-    def __init__(self, configuration: Configuration, application: Any) -> None:  # noqa: ANN401
+    def __init__(self, configuration: Configuration, application: Any, farewell: Callable[[], None]) -> None:  # noqa: ANN401
         """Start nothing yet."""
         self.configuration = configuration
         self.application = application
+        self.farewell = farewell
         self.pid = os.getpid()
         self.bound: list[list[socket.socket]] = []  # all that this process holds, a list for each Granian
         self.serving: list[Served] = []
@@ -287,6 +296,7 @@ class Supervisor:
         """Be a Granian, in a process of its own."""
         os.setsid()  # a Ctrl-C on the terminal is the launcher's to handle
         _die_with(self.pid)
+        signal.signal(signal.SIGUSR1, lambda *_: self.farewell())  # workers inherit this
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         # Workers share what is loaded; Python 3.14 would start them afresh.
         multiprocessing.set_start_method("fork", force=True)
@@ -403,6 +413,7 @@ class Supervisor:
             ) from error
         self.serving[index] = after
         self.draining.append(before)
+        before.farewell()
         if signal.sigtimedwait(STOP_SIGNALS, SETTLE) is not None:
             raise StopRequested
         before.terminate()
@@ -421,14 +432,16 @@ class Supervisor:
 
 def _stop(running: Sequence[Served], deadline: float) -> None:
     """Stop all within `deadline` seconds; a second signal, or the deadline, ends what is left at once."""
+    end = time.monotonic() + deadline
+    for served in running:
+        served.farewell()
+    urgent = signal.sigtimedwait(STOP_SIGNALS, FAREWELL if running else 0) is not None
     for served in running:
         served.terminate()
         close(served.sockets)
-    end = time.monotonic() + deadline
-    while any(served.process.is_alive() for served in running) and (left := end - time.monotonic()) > 0:
+    while not urgent and any(served.process.is_alive() for served in running) and (left := end - time.monotonic()) > 0:
         received = signal.sigtimedwait(SIGNALS, left)
-        if received is not None and received.si_signo in STOP_SIGNALS:
-            break
+        urgent = received is not None and received.si_signo in STOP_SIGNALS
     for served in running:
         if served.process.is_alive():
             warn(f"listener {served.listener.name} is killed with its workers: it had not ended")
@@ -439,15 +452,17 @@ def run(
     configuration: Configuration,
     pairs: Sequence[Pair | None],
     application: Any,  # noqa: ANN401 - whatever Granian can call
+    farewell: Callable[[], None],
     example: str,
 ) -> int:
     """Serve until asked to stop, and return the exit status: STOPPED or FAILED.
 
-    `pairs` has one for each listener, None where there is no TLS; `example` is a target to show the user.
+    `pairs` has one for each listener, None where there is no TLS; `farewell` is called in a worker whose application is
+    to tell clients that their connection ends with the answer; `example` is a target to show the user.
     SIGNALS are blocked, and stay so: they are taken one at a time where something is waited for. Raises
     ConfigurationError where a port cannot be had.
     """
-    supervisor = Supervisor(configuration, application)
+    supervisor = Supervisor(configuration, application, farewell)
     status = STOPPED
     try:
         supervisor.bound.extend(

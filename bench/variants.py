@@ -69,7 +69,7 @@ def main() -> int:
     configuration = config.read(PROJECT / "server.toml", os.environ)
     with ExitStack() as stack:
         pairs = [pair_of(listener, configuration.host, stack) for listener in configuration.listeners]
-        return launcher.run(configuration, pairs, variant(sys.argv[1]), "/json/5?m=7")
+        return launcher.run(configuration, pairs, variant(sys.argv[1]), lambda: None, "/json/5?m=7")
 
 
 if __name__ == "__main__":

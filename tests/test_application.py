@@ -77,6 +77,15 @@ def test_a_page_is_the_oracles(app: Application, count: int, multiplier: int) ->
     assert answer.body == oracle.body(count, multiplier)
 
 
+def test_once_it_closes_every_answer_is_its_connections_last() -> None:
+    closing: list[bool] = []
+    app = application(load({}), closing=closing)
+    assert b"connection" not in request(app, "/json/1").headers
+    closing.append(True)
+    for target in ("/json/1", "/nowhere"):
+        assert request(app, target).headers[b"connection"] == b"close"
+
+
 def test_head_has_the_headers_and_no_body(app: Application) -> None:
     get, head = request(app, "/json/9", b"m=4"), request(app, "/json/9", b"m=4", "HEAD")
     assert (head.status, head.headers, head.body) == (200, get.headers, b"")

@@ -279,11 +279,11 @@ def stop_under(service: Service, loads: list[Load]) -> list[Tally]:
 def answered_to_the_end(tally: Tally, connections: int) -> None:
     """No answer is wrong or cut short.
 
-    A request that crosses the end of an idle connection has no byte of an answer (RFC 9112, section 9.3.1): it was not
-    received. Of thousands that are asked at every moment, those are few.
+    Clients are told before the end; only where one had not asked for long may its next request cross the end of the idle
+    connection, and have no byte of an answer (RFC 9112, section 9.3.1).
     """
     assert (tally.broken, tally.wrong, tally.waiting) == (0, 0, 0), tally
-    assert tally.unanswered <= connections / 20, tally
+    assert tally.unanswered <= connections / 100, tally
     assert tally.idle + tally.unanswered == connections, tally
 
 
@@ -317,7 +317,7 @@ def test_connections_that_arrive_as_it_stops_are_served_or_refused(
     wait_until(lambda: coming.tally().unopened == 256, "every client refused")
     tally = coming.end()
     assert (tally.broken, tally.wrong, tally.waiting) == (0, 0, 0), tally
-    assert tally.unanswered < 25, tally
+    assert tally.unanswered < 128, tally  # they waited to be accepted when the listener closed
 
 
 def test_a_changed_dataset_or_server_toml_has_no_effect_until_a_restart(

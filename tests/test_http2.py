@@ -116,7 +116,9 @@ class Client:
         stream = frame.stream_id
         match frame:
             case HeadersFrame():
-                self.statuses[stream] = dict(self.decoder.decode(frame.data, raw=True))[b":status"]
+                headers = dict(self.decoder.decode(frame.data, raw=True))
+                assert b"connection" not in headers  # RFC 9113, section 8.2.2
+                self.statuses[stream] = headers[b":status"]
             case DataFrame():
                 self.bodies[stream] = self.bodies.get(stream, b"") + frame.data
             case RstStreamFrame():
@@ -245,6 +247,7 @@ def test_streams_in_flight_are_drained_on_sigterm(launch: Launch, pair: dict[str
         assert len(client.whole) < STREAMS
         service.remember()
         service.signal(signal.SIGTERM)
+        late = idle.ask("/json/3?m=3")
         while not client.goaway:
             client.receive()
         client.widen(2**24)
@@ -255,6 +258,7 @@ def test_streams_in_flight_are_drained_on_sigterm(launch: Launch, pair: dict[str
         assert set(client.goaway) == {0}
         while not idle.closed:
             idle.receive()
+        assert idle.bodies == {late: oracle.body(3, 3)}
         assert set(idle.goaway) == {0}
     assert service.wait() == 0
     service.gone()

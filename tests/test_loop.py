@@ -31,7 +31,7 @@ async def app(scope, receive, send):
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
     await send({"type": "http.response.body", "body": body})
 
-sys.exit(launcher.run(config.read(Path("server.toml"), os.environ), [None], app, "/"))
+sys.exit(launcher.run(config.read(Path("server.toml"), os.environ), [None], app, lambda: None, "/"))
 """
 
 
