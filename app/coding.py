@@ -10,7 +10,7 @@ Header = tuple[bytes, bytes]
 Encode = Callable[[bytes, Iterable[Header]], tuple[bytes, list[Header]] | None]
 
 LARGEST = 2**20
-"""Bytes of the largest body that is compressed: some 2 ms, in which all else on the event loop waits."""
+"""Bytes of the largest body that is compressed: 4 ms at most, in which a worker answers nobody else."""
 
 ELEMENTS = 64
 """How much of an Accept-Encoding is read: more than there are codings, less than would keep the event loop waiting."""
