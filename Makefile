@@ -47,7 +47,7 @@ check: $(DEVELOPMENT)  ## format and lint (ruff), types (mypy)
 bench-app: $(RUNTIME)  ## what a request costs in process, against msgspec's encode alone
 	@$(BIN)/python -m bench.app
 
-bench: $(DEVELOPMENT)  ## this service beside others, about five minutes; needs wrk and h2load
+bench: $(DEVELOPMENT)  ## this service beside others, about six minutes; needs wrk and h2load
 	@$(BIN)/python -m bench
 
 bench-full: $(DEVELOPMENT)  ## the same at all numbers of connections, with both kinds of keys
