@@ -27,7 +27,7 @@ $(DEVELOPMENT): $(RUNTIME) requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
 	@touch $@
 
-serve: $(RUNTIME)  ## serve both listeners; settings from server.toml and the environment
+serve: $(RUNTIME)  ## serve; settings from server.toml and the environment
 	@exec $(BIN)/python -m app
 
 test: $(DEVELOPMENT)  ## run the test suite

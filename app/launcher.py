@@ -1,6 +1,7 @@
 """The processes: one Granian for each listener, started in order, watched, and stopped together."""
 
 import ctypes
+import errno
 import gc
 import multiprocessing
 import os
@@ -257,7 +258,9 @@ def _end_when_starved(listener: Listener) -> None:
         try:
             os.close(os.eventfd(0))
             starved = 0
-        except OSError:  # EMFILE, or the machine has none left (eventfd(2))
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):  # not for want of a descriptor: no reason to end
+                raise
             starved += 1
     warn(
         f"listener {listener.name}: a worker had no free descriptor for {STARVED} s and is replaced; see docs/limits.md"
@@ -462,6 +465,7 @@ def run(
     SIGNALS are blocked, and stay so: they are taken one at a time where something is waited for. Raises
     ConfigurationError where a port cannot be had.
     """
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # ours to the Granians; by default it would kill the launcher
     supervisor = Supervisor(configuration, application, farewell)
     status = STOPPED
     try:

@@ -13,8 +13,8 @@ class Loop(uvloop.Loop):
     """An event loop for applications that never wait for anything.
 
     Granian (2.8.7, _futures.py) makes a request's scope in a thread of its own, which then wakes the loop's thread to run
-    the application's coroutine. Ours is through at the first step, so it is run at once: two threads fewer to switch
-    between for each request (bench/REPORT.md has what that brings).
+    the application's coroutine. Ours is through at the first step, so it is run at once, and no other thread is woken for
+    it (bench/REPORT.md has what that brings).
     """
 
     def call_soon_threadsafe(  # type: ignore[override]

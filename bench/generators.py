@@ -23,6 +23,16 @@ class Burst:
 
 
 @dataclass(frozen=True)
+class Streams:
+    """What h2load measured over HTTP/2: requests and bytes a second, latencies in milliseconds; it gives no percentiles."""
+
+    rps: float
+    mean: float
+    longest: float
+    transfer: float
+
+
+@dataclass(frozen=True)
 class Storm:
     """What h2load measured: seconds until the last of so many answers."""
 
@@ -90,8 +100,8 @@ def parse_h2load(output: str, requests: int, body: int) -> Storm:
     return Storm(float(finished[1]) * SECONDS[finished[2]], requests)
 
 
-def parse_h2load_streams(output: str) -> Burst:
-    """Read the output of a run by time; h2load gives no percentiles, so p50 is its mean and p99 its maximum."""
+def parse_h2load_streams(output: str) -> Streams:
+    """Read the output of a run by time; an answer that is not 2xx, or a figure that is not there, is a MeasurementError."""
     rate = re.search(r"^finished in [\d.]+(?:us|ms|s|m), ([\d.]+) req/s, ([\d.]+)(B|KB|MB|GB)/s", output, re.MULTILINE)
     counts = re.search(r"^requests: .* (\d+) done, .*$", output, re.MULTILINE)
     times = re.search(r"^time for request: +\S+ +([\d.]+)(us|ms|s|m) +([\d.]+)(us|ms|s|m)", output, re.MULTILINE)
@@ -103,9 +113,9 @@ def parse_h2load_streams(output: str) -> Burst:
         or f" {counts[1]} succeeded, 0 failed, 0 errored, 0 timeout" not in output
     ):
         raise MeasurementError(counts[0])
-    return Burst(
+    return Streams(
         rps=float(rate[1]),
-        p50=float(times[3]) * SECONDS[times[4]] * 1e3,
-        p99=float(times[1]) * SECONDS[times[2]] * 1e3,
+        mean=float(times[3]) * SECONDS[times[4]] * 1e3,
+        longest=float(times[1]) * SECONDS[times[2]] * 1e3,
         transfer=float(rate[2]) * BYTES[rate[3]],
     )

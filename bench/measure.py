@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +27,7 @@ from bench.generators import (
     Burst,
     MeasurementError,
     Storm,
+    Streams,
     h2load,
     h2load_streams,
     parse_h2load,
@@ -41,6 +42,7 @@ OFFER = "gzip, br"  # as the arena's json-comp has it, and its counts
 LARGER_COUNTS = "25 40 50"
 Tell = Callable[[str], None]
 Figure = TypeVar("Figure")
+Figures = TypeVar("Figures", Burst, Streams)
 
 
 @dataclass
@@ -202,13 +204,16 @@ def against_first(plan: Plan, series: dict[str, list[float]]) -> dict[str, dict[
     return {name: ratios(each, first) if first else None for name, each in series.items()}
 
 
-def _bursts(plan: Plan, series: dict[str, list[Burst]], value: Callable[[Burst], float]) -> dict[str, dict[str, Any]]:
+def _bursts(
+    plan: Plan, series: dict[str, list[Figures]], value: Callable[[Figures], float]
+) -> dict[str, dict[str, Any]]:
     compared = against_first(plan, {name: [value(each) for each in bursts] for name, bursts in series.items()})
     return {
         name: {
-            "rps": statistics.median(each.rps for each in bursts),
-            "p50": statistics.median(each.p50 for each in bursts),
-            "p99": statistics.median(each.p99 for each in bursts),
+            **{
+                each.name: statistics.median(getattr(burst, each.name) for burst in bursts)
+                for each in fields(bursts[0])
+            },
             "octets": statistics.median(each.transfer / each.rps for each in bursts),
             "ratio": compared[name],
             "bursts": [asdict(each) for each in bursts],
@@ -266,7 +271,7 @@ def multiplexed(plan: Plan, connections: int) -> dict[str, Any]:
     plan = plan.of("json-h2c")
     streams, seconds = 32, 5 * plan.seconds
 
-    def burst(run: Running) -> Burst:
+    def burst(run: Running) -> Streams:
         urls = [f"{run.url}/json/{count}?m={multiplier}" for count, multiplier in oracle.MIX]
         command = h2load_streams(urls, connections, streams, seconds)
         return parse_h2load_streams(loaded(command, plan.load_cpus, seconds + 60))

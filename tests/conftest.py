@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import signal
 import socket
 import ssl
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ import trustme
 ROOT = Path(__file__).parent.parent
 START_DEADLINE = 30.0
 STOP_DEADLINE = 4.0
+CONNECTIONS = 4096
 
 
 def clean_environment() -> dict[str, str]:
@@ -171,6 +173,17 @@ class Service:
                 os.kill(pid, signal.SIGKILL)
 
 
+@contextmanager
+def serving(service: Service) -> Iterator[Service]:
+    """Wait until it is ready; afterwards it has to stop as asked, and to have said nothing on stderr."""
+    try:
+        yield service.ready()
+        service.stop()
+        assert service.errors.read_text() == ""
+    finally:
+        service.destroy()
+
+
 @pytest.fixture(scope="session")
 def authority() -> trustme.CA:
     return trustme.CA()
@@ -220,13 +233,19 @@ def authority_context(authority: trustme.CA) -> ssl.SSLContext:
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory, pair: dict[str, str]) -> Iterator[Service]:
     """A running service that tests share and leave as it is."""
-    running = Service(tmp_path_factory.mktemp("service"), **pair)
-    try:
-        yield running.ready()
-        running.stop()
-        assert running.errors.read_text() == ""
-    finally:
-        running.destroy()
+    with serving(Service(tmp_path_factory.mktemp("service"), **pair)) as running:
+        yield running
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """Let this process open as many files as the hard limit allows; without room for CONNECTIONS the test is left out."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < CONNECTIONS + 200:
+        pytest.skip(f"the hard limit on open files is {hard}: no room for {CONNECTIONS} connections")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 Launch = Callable[..., Service]

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from bench import oracle
-from tests.conftest import Launch, Service, is_running, wait_until
+from tests.conftest import Launch, Service, is_running, serving, wait_until
 from tests.test_configuration import SERVER_TOML, configured
 
 HOST = b"host: localhost\r\n"
@@ -37,13 +37,8 @@ def service(tmp_path_factory: pytest.TempPathFactory, pair: dict[str, str]) -> I
     """A service whose time-outs are a second each."""
     folder = tmp_path_factory.mktemp("impatient")
     text = re.sub(r"^(header_read_timeout|unread_timeout) = 30", r"\1 = 1", SERVER_TOML, flags=re.MULTILINE)
-    running = Service(folder, configured(folder, text), **pair)
-    try:
-        yield running.ready()
-        running.stop()
-        assert running.errors.read_text() == ""
-    finally:
-        running.destroy()
+    with serving(Service(folder, configured(folder, text), **pair)) as running:
+        yield running
 
 
 def ask(service: Service, context: ssl.SSLContext | None) -> bytes:
@@ -521,16 +516,6 @@ def test_an_old_version_or_a_weak_suite_is_refused(service: Service, offer: list
     )
     assert result.returncode != 0
     assert re.search(r"SSL alert number (40|70)$", result.stderr, re.MULTILINE), result.stderr
-
-
-@pytest.fixture
-def many_files() -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard < 1200:
-        pytest.skip(f"the hard limit on open files is {hard}: no room for 1,000 connections")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.usefixtures("many_files")

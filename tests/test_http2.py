@@ -26,7 +26,7 @@ from hyperframe.frame import (
 )
 
 from bench import oracle
-from tests.conftest import Launch, Service, clean_environment, free_ports
+from tests.conftest import Launch, Service, clean_environment, free_ports, serving
 
 STREAMS = 32
 
@@ -35,18 +35,11 @@ STREAMS = 32
 def h2c(tmp_path_factory: pytest.TempPathFactory, pair: dict[str, str]) -> Iterator[Service]:
     """A running service with all three listeners, which the tests leave as it is."""
     (port,) = free_ports(1)
-    running = Service(tmp_path_factory.mktemp("h2c"), H2C_PORT=str(port), **pair)
-    try:
-        running.ready()
-        running.remember()
+    with serving(Service(tmp_path_factory.mktemp("h2c"), H2C_PORT=str(port), **pair)) as running:
         before = set(running.descendants)
         yield running
         running.remember()
         assert running.descendants == before, "a worker died"
-        running.stop()
-        assert running.errors.read_text() == ""
-    finally:
-        running.destroy()
 
 
 def port_of(service: Service) -> int:

@@ -10,7 +10,6 @@ import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -18,9 +17,17 @@ import httpx
 import pytest
 
 from bench import oracle
-from tests.conftest import ROOT, Launch, Service, children, clean_environment, free_ports, is_running, wait_until
-
-CONNECTIONS = 4096
+from tests.conftest import (
+    CONNECTIONS,
+    ROOT,
+    Launch,
+    Service,
+    children,
+    clean_environment,
+    free_ports,
+    is_running,
+    wait_until,
+)
 
 
 def test_each_listener_is_described_in_a_line(service: Service) -> None:
@@ -199,6 +206,13 @@ def freeze(*pids: int) -> None:
         wait_until(lambda task=task: "\nState:\tT" in (task / "status").read_text(), f"the stop of {task}")  # type: ignore[misc]
 
 
+def test_the_signal_that_has_clients_told_does_not_end_the_launcher(launch: Launch) -> None:
+    service = launch().ready()
+    service.signal(signal.SIGUSR1)
+    assert httpx.get(f"{service.url}/json/5?m=3", trust_env=False).content == oracle.body(5, 3)
+    service.stop()
+
+
 def test_a_second_signal_ends_it_at_once(launch: Launch, pair: dict[str, str]) -> None:
     service = launch(**pair).ready()
     granians = service.granians
@@ -307,16 +321,6 @@ def test_a_low_limit_on_open_files_is_raised_and_a_low_hard_one_told(launch: Lau
     )
     assert limited.returncode == 0
     assert "the hard limit is 300: each worker keeps 236 connections" in limited.stderr
-
-
-@pytest.fixture
-def many_files() -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard < CONNECTIONS + 200:
-        pytest.skip(f"the hard limit on open files is {hard}: no room for {CONNECTIONS} connections")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.usefixtures("many_files")
