@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from app.asgi import Application
+    from app.service.application import Application
 
     app: Application
 
@@ -17,8 +17,8 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module's attributes have 
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import os
 
-    from app.asgi import application
-    from app.catalogue import load
+    from app.service.application import application
+    from app.service.catalogue import load
 
     globals()["app"] = application(load(os.environ))
     return globals()["app"]

@@ -14,8 +14,12 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from app import asgi, catalogue, certificate, config, launcher, probe
-from app.errors import ConfigurationError
+from app.launcher import probe
+from app.launcher import supervisor as launcher
+from app.service import application as asgi
+from app.service import catalogue
+from app.settings import certificate, config
+from app.settings.errors import ConfigurationError
 
 MISCONFIGURED = 2
 PROJECT = Path(__file__).parent.parent

@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from app.asgi import Application, Message, application
-from app.catalogue import Catalogue, Item, Line, Page, load
+from app.service.application import Application, Message, application
+from app.service.catalogue import Catalogue, Item, Line, Page, load
 from bench import oracle
 
 PASSES = 300

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-BUNDLED = Path(__file__).parent.parent / "app" / "data" / "dataset.json"
+BUNDLED = Path(__file__).parent.parent / "app" / "service" / "dataset.json"
 # (count, m), as the arena asks for them.
 MIX = ((1, 3), (5, 7), (10, 2), (15, 5), (25, 4), (40, 8), (50, 6))
 

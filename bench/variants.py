@@ -15,9 +15,11 @@ import brotli
 from isal import isal_zlib
 from zlib_ng import zlib_ng
 
-from app import catalogue, config, launcher
-from app.asgi import CONTENT_TYPE, Application, Message, Receive, Send, application
-from app.coding import Coding
+from app.launcher import supervisor as launcher
+from app.service import catalogue
+from app.service.application import CONTENT_TYPE, Application, Message, Receive, Send, application
+from app.service.negotiation import Coding
+from app.settings import config
 from bench import oracle
 
 GZIP_WINDOW = 31  # zlib's number for the gzip format with a window of 32 KiB

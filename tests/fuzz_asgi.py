@@ -4,7 +4,7 @@ import sys
 
 import atheris
 
-with atheris.instrument_imports(include=["app.asgi", "app.coding"]):
+with atheris.instrument_imports(include=["app.service.application", "app.service.negotiation"]):
     import app
     from tests import test_fuzz
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import app as package
-from app.asgi import Application, Message, application, parse_count, parse_multiplier
-from app.catalogue import MULTIPLIER_MAX, MULTIPLIER_MIN, load
+from app.service.application import Application, Message, application, parse_count, parse_multiplier
+from app.service.catalogue import MULTIPLIER_MAX, MULTIPLIER_MIN, load
 from bench import oracle
 
 LENGTH = 50

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.asgi import Application, application
-from app.catalogue import Item, Rating, load
-from app.coding import GZIP, LARGEST, Acceptable, Coding, acceptable, encoder
+from app.service.application import Application, application
+from app.service.catalogue import Item, Rating, load
+from app.service.negotiation import GZIP, LARGEST, Acceptable, Coding, acceptable, encoder
 from bench import oracle
 from tests.test_application import Answer, request
 

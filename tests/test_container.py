@@ -263,12 +263,12 @@ def test_a_key_that_its_user_may_not_read_is_refused(run: Run, arena_dataset: Pa
 def test_the_health_check_follows_all_listeners(run: Run) -> None:
     container = run("--health-interval=1s").ready()
     wait_until(lambda: container.inspect("{{.State.Health.Status}}") == "healthy", "healthy", 20)
-    probe = ("exec", "-e", f"TLS_PORT={free_ports(1)[0]}", container.identity, "python", "-m", "app.probe")
+    probe = ("exec", "-e", f"TLS_PORT={free_ports(1)[0]}", container.identity, "python", "-m", "app.launcher.probe")
     assert "listener json-tls does not answer" in docker(*probe, check=False)
-    probe = ("exec", "-e", f"PORT={free_ports(1)[0]}", container.identity, "python", "-m", "app.probe")
+    probe = ("exec", "-e", f"PORT={free_ports(1)[0]}", container.identity, "python", "-m", "app.launcher.probe")
     assert "listener json does not answer" in docker(*probe, check=False)
     swapped = ("-e", f"H2C_PORT={container.port}", "-e", f"PORT={container.h2c_port}")
-    silent = docker("exec", *swapped, container.identity, "python", "-m", "app.probe", check=False)
+    silent = docker("exec", *swapped, container.identity, "python", "-m", "app.launcher.probe", check=False)
     assert silent.splitlines() == ["listener json-h2c does not answer", "listener json does not answer"]
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from app.catalogue import Catalogue, load
-from app.errors import ConfigurationError
+from app.service.catalogue import Catalogue, load
+from app.settings.errors import ConfigurationError
 from bench import oracle
 from tests.conftest import Check
 

@@ -15,8 +15,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import app
-from app.asgi import Application
-from app.catalogue import MULTIPLIER_MAX, MULTIPLIER_MIN
+from app.service.application import Application
+from app.service.catalogue import MULTIPLIER_MAX, MULTIPLIER_MIN
 from bench import oracle
 from tests.conftest import ROOT, clean_environment
 from tests.test_application import LENGTH, request

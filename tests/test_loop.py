@@ -11,14 +11,15 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.loop import Loop, build
+from app.launcher.inline_loop import Loop, build
 from tests.conftest import ROOT, clean_environment, free_ports, wait_until
 
 # The launcher with an application that waits on /wait, and says on /thread whether it runs in the loop's thread.
 PROGRAM = """
 import asyncio, os, signal, sys, threading
 from pathlib import Path
-from app import config, launcher
+from app.launcher import supervisor as launcher
+from app.settings import config
 
 signal.pthread_sigmask(signal.SIG_BLOCK, launcher.SIGNALS)
 

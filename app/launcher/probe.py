@@ -6,8 +6,8 @@ import ssl
 import sys
 from pathlib import Path
 
-from app import config
-from app.errors import ConfigurationError
+from app.settings import config
+from app.settings.errors import ConfigurationError
 
 REQUEST = b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
 # The same over HTTP/2: the preface, an empty SETTINGS frame, and a HEADERS frame that ends stream 1 (RFC 9113, sections
@@ -58,7 +58,7 @@ def _replies_over_http2(connection: socket.socket) -> bool:
 def main() -> int:
     """Ask every listener; the exit status is 0 when all answer, 1 when one does not, 2 on a bad setting."""
     try:
-        configuration = config.read(Path(__file__).parent.parent / "server.toml", os.environ)
+        configuration = config.read(Path(__file__).parents[2] / "server.toml", os.environ)
     except ConfigurationError as error:
         print(f"configuration: {error}", file=sys.stderr)
         return 2

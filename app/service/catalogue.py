@@ -6,8 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from app import files
-from app.errors import ConfigurationError
+from app.settings import files
+from app.settings.errors import ConfigurationError
 
 MULTIPLIER_MIN = -(2**31)
 MULTIPLIER_MAX = 2**31 - 1
@@ -17,7 +17,7 @@ TOTAL_MAX = 2**63 - 1
 SELECTIONS_READY = 100  # counts whose lists are made ahead; all of them would take the square of the items
 
 MOUNTED = Path("/data/dataset.json")  # where the arena mounts its own
-BUNDLED = Path(__file__).parent / "data" / "dataset.json"
+BUNDLED = Path(__file__).parent / "dataset.json"
 
 
 class Rating(msgspec.Struct, forbid_unknown_fields=True, gc=False):

@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from app import files
-from app.errors import ConfigurationError
+from app.settings import files
+from app.settings.errors import ConfigurationError
 
 KEYS = "RSA of 2048 to 4096 bits, ECDSA on P-256 or P-384, or Ed25519"
 

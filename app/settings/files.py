@@ -4,7 +4,7 @@ import os
 import stat
 from pathlib import Path
 
-from app.errors import ConfigurationError
+from app.settings.errors import ConfigurationError
 
 
 def is_there(path: Path) -> bool:

@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from app import files
-from app.errors import ConfigurationError
+from app.settings import files
+from app.settings.errors import ConfigurationError
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]

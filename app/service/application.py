@@ -6,8 +6,8 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from app.catalogue import MULTIPLIER_MAX, MULTIPLIER_MIN, Catalogue, Item
-from app.coding import GZIP, VARY, Coding, encoder
+from app.service.catalogue import MULTIPLIER_MAX, MULTIPLIER_MIN, Catalogue, Item
+from app.service.negotiation import GZIP, VARY, Coding, encoder
 
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]

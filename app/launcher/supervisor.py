@@ -26,10 +26,10 @@ from granian.constants import HTTPModes, Interfaces, Loops
 from granian.http import HTTP1Settings, HTTP2Settings
 from granian.log import LogLevels
 
-from app import loop, probe
-from app.certificate import Pair, SealedFile, renewal
-from app.config import Configuration, Listener
-from app.errors import ConfigurationError
+from app.launcher import inline_loop, probe
+from app.settings.certificate import Pair, SealedFile, renewal
+from app.settings.config import Configuration, Listener
+from app.settings.errors import ConfigurationError
 
 STOPPED, FAILED = 0, 1
 STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
@@ -315,7 +315,7 @@ class Supervisor:
                 threading.Thread(target=_end_when_starved, args=(listener,), daemon=True).start()
             return self.application
 
-        loops.register("auto")(loop.build)  # as Granian's README has it, "AsyncIO event loop initialization"
+        loops.register("auto")(inline_loop.build)  # as Granian's README has it, "AsyncIO event loop initialization"
         granian = _Granian(
             "app:app",
             address=self.configuration.host,

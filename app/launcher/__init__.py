@@ -1,0 +1,1 @@
+"""How it is served: processes and sockets. No items, no routes."""

@@ -1,0 +1,1 @@
+"""What is served: HTTP and items. No processes, no sockets, no Granian."""

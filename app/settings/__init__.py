@@ -1,0 +1,1 @@
+"""With what it is served: read and checked once, before a process starts."""
