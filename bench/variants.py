@@ -1,6 +1,6 @@
-"""The service with a part exchanged, for measurements alone: `python -m bench.variants NAME`, or `bench.variants:app`.
+"""The service with one part exchanged, for the benchmark: `python -m bench.variants NAME`, or `bench.variants:app`.
 
-`ceiling` has bodies ready in memory; `gzip-...` and `br-...` compress with something else.
+`ceiling` has its bodies ready in memory; `gzip-...` and `br-...` use another compressor.
 """
 
 import os
@@ -8,6 +8,7 @@ import sys
 import zlib
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -32,7 +33,7 @@ CANDIDATES: dict[str, Callable[[bytes], bytes]] = {
 
 
 def ready_bodies() -> Application:
-    """Build an application that computes nothing: it has the mix, and what it is checked with, ready."""
+    """Build an application that computes nothing: it has the bodies of the mix, and of its checks, ready."""
     page = catalogue.Catalogue(catalogue.load(os.environ)).page
     bodies = {
         (f"/json/{count}", b"m=%d" % multiplier): page(count, multiplier)
@@ -64,15 +65,17 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module's attributes have 
     return globals()["app"]
 
 
-def main() -> int:
-    """Serve as `python -m app` does, with the other application."""
+def serve(built: Application) -> int:
+    """Serve an application as `python -m app` serves its own, with the same settings; return the exit status."""
     from app.__main__ import PROJECT, pair_of  # noqa: PLC0415 - blocks signals, also for who imports this module for a name
 
     configuration = config.read(PROJECT / "server.toml", os.environ)
+    connections = launcher.raise_descriptor_limit(configuration.backpressure)
+    configuration = replace(configuration, backpressure=connections)
     with ExitStack() as stack:
         pairs = [pair_of(listener, configuration.host, stack) for listener in configuration.listeners]
-        return launcher.run(configuration, pairs, variant(sys.argv[1]), lambda: None, "/json/5?m=7")
+        return launcher.run(configuration, pairs, built, lambda: None, "/json/5?m=7")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(serve(variant(sys.argv[1])))

@@ -11,7 +11,7 @@ import pytest
 from bench import oracle, report
 from bench.generators import MeasurementError, parse_h2load, parse_h2load_streams, parse_wrk
 from bench.measure import order, percentile, ratios
-from tests.conftest import ROOT, clean_environment
+from tests.conftest import ROOT, clean_environment, free_ports
 
 OUTPUTS = Path(__file__).parent / "outputs"
 
@@ -135,6 +135,32 @@ def test_the_report_is_made_of_the_newest_full_result() -> None:
     text = (ROOT / "bench" / "REPORT.md").read_text()
     assert newest.name in text
     assert report.text(json.loads(newest.read_text())["measurements"]) in text
+
+
+def test_a_variant_keeps_as_many_connections_as_the_service() -> None:
+    ports = dict(zip(("TLS_PORT", "PORT"), map(str, free_ports(2)), strict=True))
+
+    def start(*module: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            ["prlimit", "--nofile=256:4096", sys.executable, "-m", *module],
+            cwd=ROOT,
+            env=clean_environment() | ports | {"WORKERS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def about_open_files(process: subprocess.Popen[str]) -> list[str]:
+        _, errors = process.communicate(timeout=15)
+        return [line for line in errors.splitlines() if "open files" in line]
+
+    with start("bench.variants", "ceiling") as variant:
+        assert variant.stdout
+        assert variant.stdout.readline()  # a listener has answered
+        variant.terminate()
+        said = about_open_files(variant)
+    with start("app", "--check") as service:
+        assert said == about_open_files(service) != []
 
 
 @pytest.mark.skipif(not shutil.which("wrk") or not shutil.which("h2load"), reason="needs wrk and h2load")
