@@ -1,6 +1,6 @@
-"""What a request costs in process, against msgspec's encode of the same Structs.
+"""What a request costs in process, against msgspec's encode of the same Structs: `python -m bench.app`.
 
-The arena's mix, one pass a round; rounds of the two in turn, the ratio taken pair by pair, medians printed.
+Both send the arena's mix, in turn; the ratio is taken round by round, and medians are printed.
 """
 
 import os
@@ -80,34 +80,42 @@ def seconds(one_pass: Callable[[], None]) -> float:
     return (time.perf_counter() - begin) / (PASSES * len(oracle.MIX))
 
 
-def measure() -> dict[str, float]:
-    """Return what an encode and a request cost in microseconds, and their ratio: median and middle eight tenths."""
+class Cost(msgspec.Struct):
+    """Medians in microseconds, the median of the ratios of request to encode, and the span of their middle eight tenths."""
+
+    encode: float
+    request: float
+    ratio: float
+    low: float
+    high: float
+
+
+def measure() -> Cost:
+    """Measure what an encode and a request cost; raises SystemExit if the dataset has too few items for the mix."""
     items = load(os.environ)
     if len(items) < 50:
         raise SystemExit(f"DATASET_PATH: {len(items)} items; the arena's mix needs 50")
     encode, request = encode_alone(items), whole_request(application(items))
     seconds(encode)
     seconds(request)
-    pairs = [(seconds(encode), seconds(request)) for _ in range(ROUNDS)]
-    each = sorted(request / encode for encode, request in pairs)
-    return {
-        "encode": statistics.median(pair[0] for pair in pairs) * 1e6,
-        "request": statistics.median(pair[1] for pair in pairs) * 1e6,
-        "ratio": statistics.median(each),
-        "low": each[len(each) // 10],
-        "high": each[-len(each) // 10],
-    }
+    rounds = [(seconds(encode), seconds(request)) for _ in range(ROUNDS)]
+    each = sorted(request / encode for encode, request in rounds)
+    return Cost(
+        encode=statistics.median(encode for encode, _ in rounds) * 1e6,
+        request=statistics.median(request for _, request in rounds) * 1e6,
+        ratio=statistics.median(each),
+        low=each[len(each) // 10],
+        high=each[-len(each) // 10],
+    )
 
 
 def main() -> None:
     """Measure and print."""
-    figures = measure()
+    cost = measure()
     print(f"Python {platform.python_version()} in {sys.base_prefix}, msgspec {msgspec.__version__}")
-    print(f"encode alone  {figures['encode']:6.2f} us")
-    print(f"request       {figures['request']:6.2f} us")
-    print(
-        f"ratio         {figures['ratio']:6.2f}    (8 in 10 rounds between {figures['low']:.2f} and {figures['high']:.2f})"
-    )
+    print(f"encode alone  {cost.encode:6.2f} us")
+    print(f"request       {cost.request:6.2f} us")
+    print(f"ratio         {cost.ratio:6.2f}    (8 in 10 rounds between {cost.low:.2f} and {cost.high:.2f})")
 
 
 if __name__ == "__main__":

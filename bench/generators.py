@@ -1,4 +1,4 @@
-"""wrk and h2load: their commands, and what their output says. Standard library alone: the compose image has no more."""
+"""wrk and h2load: their commands, and how to read their output. Standard library alone: the compose image has no more."""
 
 import re
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ WRK_ERRORS = r"Socket errors: connect \d+, read \d+, write \d+, timeout \d+|Non-
 
 
 class MeasurementError(Exception):
-    """A measurement that does not count, and why."""
+    """Why a measurement does not count."""
 
 
 @dataclass(frozen=True)
@@ -21,38 +21,48 @@ class Burst:
     p99: float
     transfer: float
 
+    @property
+    def bytes_a_response(self) -> float:
+        """Bytes of a response, its headers among them."""
+        return self.transfer / self.rps
+
 
 @dataclass(frozen=True)
 class Streams:
-    """What h2load measured over HTTP/2: requests and bytes a second, latencies in milliseconds; it gives no percentiles."""
+    """What h2load measured over HTTP/2: requests and bytes a second, latencies in milliseconds. It gives no percentiles."""
 
     rps: float
     mean: float
     longest: float
     transfer: float
 
+    @property
+    def bytes_a_response(self) -> float:
+        """Bytes of a response, its headers among them."""
+        return self.transfer / self.rps
+
 
 @dataclass(frozen=True)
-class Storm:
-    """What h2load measured: seconds until the last of so many answers."""
+class HandshakeBurst:
+    """What h2load measured: seconds from the first connection to the last of so many responses."""
 
     seconds: float
-    answers: int
+    responses: int
 
 
 def wrk(  # noqa: PLR0913 - each is an option of wrk's
     url: str, connections: int, seconds: int, threads: int = 1, *, offer: str = "", counts: str = ""
 ) -> list[str]:
-    """Write the command that sends the arena's mix, or those `counts` of it, with an Accept-Encoding of `offer`."""
+    """Write the command that sends the arena's mix, or those `counts` of it, with `offer` as Accept-Encoding."""
     command = ["wrk", "--latency", f"-t{threads}", f"-c{connections}", f"-d{seconds}s", "-s", "bench/mix.lua"]
-    # A late answer shows in p99; wrk would have it an error after 2 s, which thousands of handshakes take.
+    # A late response shows in p99. wrk reports it as an error after 2 s, and thousands of handshakes take longer.
     command += ["--timeout", f"{seconds - 2}s"] if seconds > 4 else []
     command += ["-H", f"Accept-Encoding: {offer}"] if offer else []
     return [*command, url, "--", *counts.split()]
 
 
 def parse_wrk(output: str) -> Burst:
-    """Read wrk's output; any error that it reports, or a figure that is not there, is a MeasurementError."""
+    """Read wrk's output; raises MeasurementError for an error that wrk reports, or a figure that is missing."""
     if errors := re.search(WRK_ERRORS, output):
         raise MeasurementError(errors[0])
     rate = re.search(r"^Requests/sec:\s+([\d.]+)$", output, re.MULTILINE)
@@ -70,20 +80,20 @@ def parse_wrk(output: str) -> Burst:
 
 
 def h2load(url: str, connections: int, requests: int) -> list[str]:
-    """Write the command that opens all connections at once and shares the requests among them, over HTTP/1.1."""
+    """Write the command that opens all connections at once and divides the requests among them, over HTTP/1.1."""
     return ["h2load", "--h1", "-n", str(requests), "-c", str(connections), url]
 
 
 def h2load_streams(urls: list[str], connections: int, streams: int, seconds: int) -> list[str]:
-    """Write the command that asks for those targets in turn over HTTP/2, so many streams on each connection."""
+    """Write the command that requests those URLs in turn over HTTP/2, `streams` at a time on each connection."""
     return ["h2load", "-c", str(connections), "-m", str(streams), "-D", str(seconds), *urls]
 
 
-def parse_h2load(output: str, requests: int, body: int) -> Storm:
-    """Read h2load's output; an answer that is missing, or not 2xx, is a MeasurementError.
+def parse_h2load(output: str, requests: int, body: int) -> HandshakeBurst:
+    """Read h2load's output; raises MeasurementError for a response that is missing, or not 2xx.
 
-    h2load reads no status where no reason phrase follows (RFC 9112, section 4, has it optional; hypercorn sends none). Then
-    the answers are right where as many octets came as that number of bodies has.
+    h2load reads no status if no reason phrase follows it (RFC 9112, section 4, has it optional; hypercorn sends none). Then
+    the responses are right if as many bytes came as `requests` bodies have.
     """
     finished = re.search(r"^finished in ([\d.]+)(us|ms|s|m),", output, re.MULTILINE)
     counts = re.search(r"^requests: .*$", output, re.MULTILINE)
@@ -97,11 +107,11 @@ def parse_h2load(output: str, requests: int, body: int) -> Storm:
     )
     if not (right or unread):
         raise MeasurementError(counts[0])
-    return Storm(float(finished[1]) * SECONDS[finished[2]], requests)
+    return HandshakeBurst(float(finished[1]) * SECONDS[finished[2]], requests)
 
 
 def parse_h2load_streams(output: str) -> Streams:
-    """Read the output of a run by time; an answer that is not 2xx, or a figure that is not there, is a MeasurementError."""
+    """Read the output of a run by time; raises MeasurementError for a response that is not 2xx, or a missing figure."""
     rate = re.search(r"^finished in [\d.]+(?:us|ms|s|m), ([\d.]+) req/s, ([\d.]+)(B|KB|MB|GB)/s", output, re.MULTILINE)
     counts = re.search(r"^requests: .* (\d+) done, .*$", output, re.MULTILINE)
     times = re.search(r"^time for request: +\S+ +([\d.]+)(us|ms|s|m) +([\d.]+)(us|ms|s|m)", output, re.MULTILINE)

@@ -1,9 +1,9 @@
-"""Load a running service from beside it: `python -m bench.load http://HOST:8080 https://HOST:8081`.
+"""Load a running service from outside: `python -m bench.load http://HOST:8080 https://HOST:8081`.
 
-Bodies are compared with the oracle's first, then wrk sends the arena's mix, and h2load opens TLS connections. The exit
-status is 1 when a body was wrong, an answer was not 200 or a socket failed. Standard library alone: it runs in an image.
+It compares bodies with the oracle's, sends the arena's mix with wrk, and opens TLS connections at once with h2load. The
+exit status is 1 if a body was wrong, a response was not 200 or a socket failed. Standard library alone: it runs in an image.
 
-CONNECTIONS (256), DURATION (5) and DATASET_PATH override; TLS is verified against TLS_CERT where that file exists.
+CONNECTIONS (256), DURATION (5) and DATASET_PATH override; TLS is verified against TLS_CERT if that file exists.
 """
 
 import os
@@ -19,7 +19,7 @@ from bench.generators import MeasurementError, h2load, parse_h2load, parse_wrk, 
 
 
 def trust(certificate: Path) -> ssl.SSLContext:
-    """Trust the served certificate itself; its names are those of the outside, not of this network."""
+    """Trust the served certificate itself, whatever its names: they are not those of this network."""
     context = ssl.create_default_context(cafile=certificate) if certificate.exists() else ssl.create_default_context()
     context.check_hostname = False
     if certificate.exists():
@@ -31,7 +31,7 @@ def trust(certificate: Path) -> ssl.SSLContext:
 
 
 def check_bodies(url: str, context: ssl.SSLContext | None, dataset: Path) -> None:
-    """Compare bodies for random pairs, none of them in the mix, with the oracle's."""
+    """Compare bodies of random requests, none of them in the mix, with the oracle's; raises MeasurementError."""
     opener = urllib.request.build_opener(
         urllib.request.ProxyHandler({}),
         urllib.request.HTTPSHandler(context=context) if context else urllib.request.HTTPHandler(),
@@ -68,8 +68,10 @@ def main(urls: list[str]) -> int:
             if tls:
                 requests = connections * 4
                 output = run(h2load(f"{url}/json/10?m=2", connections, requests), 120)
-                storm = parse_h2load(output, requests, len(oracle.body(10, 2, dataset)))
-                print(f"{url}: {connections} connections at once, {requests} requests: {storm.seconds:.2f} s, errors 0")
+                handshakes = parse_h2load(output, requests, len(oracle.body(10, 2, dataset)))
+                print(
+                    f"{url}: {connections} connections at once, {requests} requests: {handshakes.seconds:.2f} s, errors 0"
+                )
     except (MeasurementError, OSError, subprocess.SubprocessError) as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1

@@ -1,20 +1,12 @@
 """The servers that are measured. Adding one is a row in SUBJECTS."""
 
-import json
-import os
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from bench import oracle
-from bench.generators import MeasurementError
 from bench.variants import CANDIDATES
 
 ROOT = Path(__file__).parent.parent
@@ -22,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 
 @dataclass(frozen=True)
 class Place:
-    """What a subject serves, and where: a folder of its own, a free port, and a pair where it serves TLS."""
+    """What a subject serves, and where: a folder of its own, a free port, and a pair if it serves TLS."""
 
     profile: str
     folder: Path
@@ -30,10 +22,10 @@ class Place:
     spare_ports: tuple[int, int]
     certificate: Path | None
     key: Path | None
-    pairs: tuple[tuple[int, int], ...]
-    """The (count, m) that will be asked for: for those that serve files."""
+    targets: tuple[tuple[int, int], ...]
+    """Each (count, m) that will be requested, for subjects that serve files."""
     workers: int = 1
-    """For this service alone; the others have one."""
+    """Of this service and its variants; the others have one."""
 
     @property
     def tls(self) -> bool:
@@ -45,7 +37,7 @@ Command = Callable[[Place], tuple[list[str], dict[str, str]]]
 
 
 def _launcher(*module: str) -> Command:
-    """Run on our launcher's settings; the other listeners idle."""
+    """Run under the launcher's own settings; the other listeners are idle."""
 
     def command(place: Place) -> tuple[list[str], dict[str, str]]:
         measured = {"json-tls": "TLS_PORT", "json-h2c": "H2C_PORT"}.get(place.profile, "PORT")
@@ -98,7 +90,7 @@ def _node(place: Place) -> tuple[list[str], dict[str, str]]:
 
 
 def _nginx(place: Place) -> tuple[list[str], dict[str, str]]:
-    for count, multiplier in place.pairs:
+    for count, multiplier in place.targets:
         (place.folder / f"{count}-{multiplier}.json").write_bytes(oracle.body(count, multiplier))
     tls = (
         f"ssl_certificate {place.certificate}; ssl_certificate_key {place.key}; ssl_protocols TLSv1.3;"
@@ -160,113 +152,4 @@ SUBJECTS = (
         for name in CANDIDATES
     ),
 )
-
-
-class Running:
-    """A subject as a tree of processes, confined to CPUs, which can be stopped and continued."""
-
-    def __init__(self, subject: Subject, place: Place, cpus: set[int]) -> None:
-        """Start it."""
-        command, environment = subject.command(place)
-        self.subject, self.place, self.command = subject, place, command
-        keep = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-        self.log = place.folder / "log"
-        with self.log.open("wb") as log:
-            self.process = psutil.Popen(
-                ["taskset", "--cpu-list", ",".join(map(str, sorted(cpus))), *command],
-                cwd=ROOT,
-                env=keep | environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-
-    @property
-    def url(self) -> str:
-        """Its address."""
-        return f"{'https' if self.place.tls else 'http'}://127.0.0.1:{self.place.port}"
-
-    def tree(self) -> list[psutil.Process]:
-        """List its processes."""
-        return [self.process, *self.process.children(recursive=True)]
-
-    def pause(self) -> None:
-        """Stop all of it (SIGSTOP), so that another can be measured."""
-        for each in self.tree():
-            each.suspend()
-
-    def resume(self) -> None:
-        """Let it go on."""
-        for each in self.tree():
-            each.resume()
-
-    def is_alive(self) -> bool:
-        """Whether it has not ended."""
-        return self.process.poll() is None
-
-    def must_be_alive(self) -> None:
-        """Raise a MeasurementError where it ended while it was measured."""
-        if not self.is_alive():
-            raise MeasurementError("it ended while it was measured")
-
-    def end(self) -> None:
-        """End all of it."""
-        tree = self.tree() if self.is_alive() else []
-        if tree:
-            self.resume()
-            self.process.send_signal(signal.SIGTERM)
-        _, left = psutil.wait_procs(tree, timeout=6)
-        for each in left:
-            each.kill()
-        self.process.wait()
-
-
-def write_environment() -> dict[str, object]:
-    """Describe the machine and the versions that a result depends on."""
-    from importlib.metadata import version  # noqa: PLC0415
-
-    def first_line(*command: str) -> str:
-        try:
-            result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
-        except FileNotFoundError:
-            return "not installed"
-        return (result.stdout + result.stderr).strip().splitlines()[0]
-
-    processor = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    packages = (
-        "granian",
-        "msgspec",
-        "isal",
-        "uvloop",
-        "uvicorn",
-        "httptools",
-        "hypercorn",
-        "fastpysgi",
-        "zlib-ng",
-        "brotli",
-    )
-    return {
-        "date": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
-        "cpu": processor[0] if processor else "unknown",
-        "cpus": len(os.sched_getaffinity(0)),
-        "kernel": os.uname().release,
-        "load": os.getloadavg(),
-        "python": sys.version,
-        "packages": {name: version(name) for name in packages},
-        "programs": {
-            "wrk": first_line("wrk", "-v"),
-            "h2load": first_line("h2load", "--version"),
-            "node": first_line("node", "--version"),
-            "nginx": first_line("nginx", "-v"),
-            "openssl": first_line("openssl", "version"),
-        },
-    }
-
-
-def to_json(value: object) -> str:
-    """Write a result as JSON that people can read, too."""
-    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+SERVICE = SUBJECTS[0].name

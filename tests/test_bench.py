@@ -1,6 +1,5 @@
-"""The benchmark's reading of wrk and h2load (outputs of both, as they were), its statistics, and a run of a few seconds."""
+"""The benchmark: reading wrk and h2load (kept outputs of both), statistics, the command, a run of a few seconds."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -8,9 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from bench import oracle, report
-from bench.generators import MeasurementError, parse_h2load, parse_h2load_streams, parse_wrk
-from bench.measure import order, percentile, ratios
+from bench import oracle, results, tables
+from bench.generators import Burst, MeasurementError, parse_h2load, parse_h2load_streams, parse_wrk
+from bench.measurements import STEPS
+from bench.measurements.base import Rate
+from bench.measurements.steady import latencies
+from bench.measurements.throughput import Throughput, TlsOverhead
+from bench.plan import KEY_TYPES, Pair, Plan
+from bench.stats import Ratio, percentile, ratios
+from bench.subjects import SUBJECTS, Place, Subject
+from bench.turns import order, subjects_in_turn
 from tests.conftest import ROOT, clean_environment, free_ports
 
 OUTPUTS = Path(__file__).parent / "outputs"
@@ -53,12 +59,12 @@ def test_wrk_that_measured_nothing_is_an_error() -> None:
 
 
 def test_h2load_is_read() -> None:
-    storm = parse_h2load(output("h2load"), 64, 1)
-    assert storm.seconds == pytest.approx(0.01098)
-    assert storm.answers == 64
+    burst = parse_h2load(output("h2load"), 64, 1)
+    assert burst.seconds == pytest.approx(0.01098)
+    assert burst.responses == 64
 
 
-def test_h2load_that_reads_no_status_is_read_by_octets() -> None:
+def test_h2load_that_reads_no_status_is_read_by_bytes() -> None:
     body = len(oracle.body(10, 2))
     assert parse_h2load(output("h2load-no-reason"), 40, body).seconds == pytest.approx(0.0124)
     for wrong in (body - 1, body + 1):
@@ -102,11 +108,11 @@ def test_turns_go_to_and_fro() -> None:
     assert [order(number, 3) for number in range(3)] == [[0, 1, 2], [2, 1, 0], [0, 1, 2]]
 
 
-def test_ratios_are_taken_pair_by_pair() -> None:
+def test_ratios_are_taken_burst_by_burst() -> None:
     # A machine that doubles its speed half-way changes both series and no ratio.
-    assert ratios([1, 1, 2, 2], [2, 2, 4, 4]) == {"median": 0.5, "low": 0.5, "high": 0.5}
-    assert ratios([1, 2, 3, 4, 5], [1, 1, 1, 1, 1]) == {"median": 3, "low": 2, "high": 4}
-    assert ratios([3], [2]) == {"median": 1.5, "low": 1.5, "high": 1.5}
+    assert ratios([1, 1, 2, 2], [2, 2, 4, 4]) == Ratio(0.5, 0.5, 0.5)
+    assert ratios([1, 2, 3, 4, 5], [1, 1, 1, 1, 1]) == Ratio(3, 2, 4)
+    assert ratios([3], [2]) == Ratio(1.5, 1.5, 1.5)
     with pytest.raises(ValueError, match="shorter"):
         ratios([1, 2], [1])
 
@@ -117,24 +123,90 @@ def test_percentile() -> None:
 
 
 def test_an_error_is_shown_as_one() -> None:
-    shown = report.section(
-        {
-            "measurement": "throughput",
-            "profile": "json",
-            "connections": 1,
-            "subjects": {"a": {"rps": 10.0, "p50": 1.0, "p99": 2.0, "ratio": None}},
-            "errors": {"b": "it ended"},
-        }
+    rate = Rate(rps=10, p50=1, p99=2, bytes=3, ratio=None, bursts=[Burst(10, 1, 2, 30)])
+    shown = tables.section(
+        Throughput(profile="json", connections=1, subjects={"a": rate}, errors={"b": "it ended"}),
     )
     assert "| a | 10 | - | 1.00 | 2.00 |" in shown
-    assert "| b | error: it ended |" in shown
+    assert "| b | error: it ended |  |  |  |" in shown
+
+
+def test_a_steady_rate_is_read() -> None:
+    log = "\n".join(f"{time}\t200\t{250 + time}" for time in range(8000))
+    output = "requests: 8000 total, 8000 succeeded, 0 failed, 0 errored, 0 timeout\ntraffic: (80) total, (80000) data"
+    assert latencies(output, log, 10)[:2] == [0.25, 0.251]
+    with pytest.raises(MeasurementError, match="requests: 8000 total"):
+        latencies(output, log.replace("\t200\t", "\t500\t", 1), 10)
+    with pytest.raises(MeasurementError, match="1500 requests a second instead of 2000"):
+        latencies(output, "\n".join(log.splitlines()[:6000]), 10)
+    unread = log.replace("\t200\t", "\t0\t")
+    assert len(latencies(output, unread, 10)) == 8000
+    with pytest.raises(MeasurementError, match="requests: 8000 total"):
+        latencies(output, unread, 11)
+
+
+def test_a_subject_that_does_not_start_is_an_error(tmp_path: Path) -> None:
+    def broken(_: Place) -> tuple[list[str], dict[str, str]]:
+        return [sys.executable, "-c", "raise SystemExit('no module of that name')"], {}
+
+    subject = Subject("broken", "it ends at once", broken)
+    plan = Plan([subject], {kind: Pair(tmp_path, kind) for kind in KEY_TYPES}, lambda _: None, rounds=1)
+    figures, errors = subjects_in_turn(plan, "json", None, "nothing", lambda _: 1.0)
+    assert figures == {}
+    assert "no response" in errors["broken"]
+    assert "no module of that name" in errors["broken"]
+
+
+def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
+    for path in (ROOT / "bench" / "results").glob("*.json"):
+        result = results.read(path)
+        results.write(tmp_path / path.name, result)
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes()
 
 
 def test_the_report_is_made_of_the_newest_full_result() -> None:
     newest = max((ROOT / "bench" / "results").glob("*-full.json"))
     text = (ROOT / "bench" / "REPORT.md").read_text()
     assert newest.name in text
-    assert report.text(json.loads(newest.read_text())["measurements"]) in text
+    assert tables.text(results.read(newest).measurements) in text
+
+
+def bench(*arguments: str, path: str | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "bench", *arguments],
+        cwd=ROOT,
+        env=clean_environment() | ({} if path is None else {"PATH": path}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_measurements_and_subjects_are_listed_without_load_generators(tmp_path: Path) -> None:
+    listed = bench("--list", path=str(tmp_path))
+    assert listed.returncode == 0, listed
+    for name in (*(step.name for step in STEPS), *(subject.name for subject in SUBJECTS)):
+        assert f"\n  {name}" in listed.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ("--only", "throughput-65", "steady"),
+            "bench: --only throughput-65: unknown; known are in-process, throughput-1,",
+        ),
+        (("--subjects", "uvcorn"), "bench: --subjects uvcorn: unknown; known are granian-json, granian-ceiling,"),
+        (("--rounds", "0"), "bench: --rounds 0: must be 1 or more"),
+    ],
+)
+def test_an_invalid_argument_is_reported_on_one_line(arguments: tuple[str, ...], said: str) -> None:
+    result = bench(*arguments)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(said)
 
 
 def test_a_variant_keeps_as_many_connections_as_the_service() -> None:
@@ -165,25 +237,18 @@ def test_a_variant_keeps_as_many_connections_as_the_service() -> None:
 
 @pytest.mark.skipif(not shutil.which("wrk") or not shutil.which("h2load"), reason="needs wrk and h2load")
 def test_a_short_run_measures_a_real_subject(tmp_path: Path) -> None:
-    result = subprocess.run(
-        [
-            *(sys.executable, "-m", "bench", "--rounds", "1", "--only", "throughput-64"),
-            *("--subjects", "granian-json", "--results", str(tmp_path)),
-        ],
-        cwd=ROOT,
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+    result = bench(
+        *("--rounds", "1", "--only", "throughput-64", "--subjects", "granian-json", "--results", str(tmp_path))
     )
     assert result.returncode == 0, result
     (path,) = tmp_path.iterdir()
-    measured = json.loads(path.read_text())
-    plain, encrypted, tax = measured["measurements"]
+    measured = results.read(path)
+    plain, encrypted, overhead = measured.measurements
     for each in (plain, encrypted):
-        assert each["errors"] == {}
-        assert each["subjects"]["granian-json"]["rps"] > 0
-        assert each["subjects"]["granian-json"]["ratio"]["median"] == 1
-    assert "granian-json" in tax["subjects"]
-    assert measured["environment"]["packages"]["granian"]
+        assert isinstance(each, Throughput)
+        assert each.errors == {}
+        assert each.subjects["granian-json"].rps > 0
+        assert each.subjects["granian-json"].ratio == Ratio(1, 1, 1)
+    assert isinstance(overhead, TlsOverhead)
+    assert "granian-json" in overhead.shares
+    assert measured.environment.packages["granian"]

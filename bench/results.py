@@ -1,0 +1,100 @@
+"""The result of a run, as it is kept in bench/results/: the machine, the subjects, the measurements."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+
+from bench.measurements import TYPES
+from bench.measurements.base import Measurement
+
+PACKAGES = (
+    "granian",
+    "msgspec",
+    "isal",
+    "uvloop",
+    "uvicorn",
+    "httptools",
+    "hypercorn",
+    "fastpysgi",
+    "zlib-ng",
+    "brotli",
+)
+PROGRAMS = {
+    "wrk": ["wrk", "-v"],
+    "h2load": ["h2load", "--version"],
+    "node": ["node", "--version"],
+    "nginx": ["nginx", "-v"],
+    "openssl": ["openssl", "version"],
+}
+
+
+class Environment(msgspec.Struct):
+    """The machine and the versions that a result depends on."""
+
+    date: str
+    cpu: str
+    cpus: int
+    kernel: str
+    load: tuple[float, float, float]
+    python: str
+    packages: dict[str, str]
+    programs: dict[str, str]
+
+
+class Result(msgspec.Struct):
+    """`subjects` has what each subject is, by name."""
+
+    environment: Environment
+    subjects: dict[str, str]
+    measurements: Sequence[Measurement]
+
+
+class _Kept(msgspec.Struct):
+    environment: Environment
+    subjects: dict[str, str]
+    measurements: list[msgspec.Raw]
+
+
+def environment() -> Environment:
+    """Describe this machine, now."""
+    processor = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    return Environment(
+        date=time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+        cpu=processor[0] if processor else "unknown",
+        cpus=len(os.sched_getaffinity(0)),
+        kernel=os.uname().release,
+        load=os.getloadavg(),
+        python=sys.version,
+        packages={name: version(name) for name in PACKAGES},
+        programs={name: _first_line(command) for name, command in PROGRAMS.items()},
+    )
+
+
+def _first_line(command: list[str]) -> str:
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
+    except FileNotFoundError:
+        return "not installed"
+    return (result.stdout + result.stderr).strip().splitlines()[0]
+
+
+def write(path: Path, result: Result) -> None:
+    """Write a result as JSON that people can read, too."""
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
+
+
+def read(path: Path) -> Result:
+    """Read a result that `write` wrote; raises msgspec.ValidationError if it has an unknown measurement or field type."""
+    kept = msgspec.json.decode(path.read_bytes(), type=_Kept)
+    measurement = msgspec.json.Decoder(TYPES)
+    return Result(kept.environment, kept.subjects, [measurement.decode(each) for each in kept.measurements])

@@ -1,0 +1,31 @@
+"""Measurements as Markdown."""
+
+from collections.abc import Sequence
+
+from bench.measurements.base import Aim, Measurement
+
+
+def table(head: list[str], rows: Sequence[Sequence[str]]) -> str:
+    """Write a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def section(measurement: Measurement) -> str:
+    """Write a measurement as a heading and a table; a subject that failed has its error in place of figures."""
+    title, head, rows = measurement.table()
+    empty = [""] * (len(head) - 2)
+    failed = [[name, f"error: {error}", *empty] for name, error in measurement.errors.items()]
+    command = f"\n\n`{measurement.command}`" if measurement.command else ""
+    return f"### {title}{command}\n\n{table(head, [*rows, *failed])}\n"
+
+
+def text(measurements: Sequence[Measurement]) -> str:
+    """Write all measurements."""
+    return "\n".join(section(each) for each in measurements)
+
+
+def aims(measurements: Sequence[Measurement]) -> str:
+    """Put what was aimed at beside what was reached; what was not measured is left out."""
+    reached: list[Aim] = [aim for each in measurements for aim in each.aims()]
+    return table(["", "aim", "reached"], reached)
