@@ -1,1 +1,1 @@
-"""Measurements: what the service costs, beside what else one could choose."""
+"""The benchmark: what a request costs in this service, and in the servers that one could choose instead."""

@@ -1,6 +1,7 @@
 """What a request costs in process, against msgspec's encode of the same Structs: `python -m bench.app`.
 
-Both send the arena's mix, in turn; the ratio is taken round by round, and medians are printed.
+Both go through the arena's mix, in turn; the ratio is taken round by round, and medians are printed. The heads that cost
+most follow (see heads.py).
 """
 
 import os
@@ -12,9 +13,9 @@ from collections.abc import Callable
 
 import msgspec
 
-from app.service.application import Application, Message, application
+from app.service.application import Application, application
 from app.service.catalogue import Catalogue, Item, Line, Page, load
-from bench import oracle
+from bench import asgi, heads, oracle
 
 PASSES = 300
 ROUNDS = 101
@@ -42,28 +43,12 @@ def encode_alone(items: list[Item]) -> Callable[[], None]:
 
 def whole_request(app: Application) -> Callable[[], None]:
     """Prepare one pass of the mix through the application, as a server calls it."""
-    scopes: list[Message] = [
-        {
-            "type": "http",
-            "asgi": {"version": "3.0"},
-            "http_version": "1.1",
-            "method": "GET",
-            "path": f"/json/{count}",
-            "query_string": b"m=%d" % multiplier,
-            "headers": [(b"host", b"localhost:8080")],
-        }
-        for count, multiplier in oracle.MIX
-    ]
-
-    async def receive() -> Message:
-        raise RuntimeError("the application reads no body")
-
-    async def send(_: Message) -> None:
-        pass
+    scopes = [asgi.scope(f"/json/{count}", b"m=%d" % multiplier) for count, multiplier in oracle.MIX]
+    receive, send = asgi.receive, asgi.send
 
     def one_pass() -> None:
         for scope in scopes:
-            try:
+            try:  # asgi.call, without the cost of a call
                 app(scope, receive, send).send(None)
             except StopIteration:
                 continue
@@ -110,12 +95,14 @@ def measure() -> Cost:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure the mix, then the heads that cost most, and print both."""
     cost = measure()
     print(f"Python {platform.python_version()} in {sys.base_prefix}, msgspec {msgspec.__version__}")
     print(f"encode alone  {cost.encode:6.2f} us")
     print(f"request       {cost.request:6.2f} us")
     print(f"ratio         {cost.ratio:6.2f}    (8 in 10 rounds between {cost.low:.2f} and {cost.high:.2f})")
+    print()
+    print(heads.text(heads.measure(application(load(os.environ)))))
 
 
 if __name__ == "__main__":

@@ -3,13 +3,13 @@ local mix = { { 1, 3 }, { 5, 7 }, { 10, 2 }, { 15, 5 }, { 25, 4 }, { 40, 8 }, { 
 local requests, position = {}, 0
 
 function init(counts)
-  for _, pair in ipairs(mix) do
+  for _, target in ipairs(mix) do
     local wanted = #counts == 0
     for _, count in ipairs(counts) do
-      wanted = wanted or tonumber(count) == pair[1]
+      wanted = wanted or tonumber(count) == target[1]
     end
     if wanted then
-      requests[#requests + 1] = wrk.format("GET", ("/json/%d?m=%d"):format(pair[1], pair[2]))
+      requests[#requests + 1] = wrk.format("GET", ("/json/%d?m=%d"):format(target[1], target[2]))
     end
   end
 end
