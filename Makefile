@@ -34,7 +34,7 @@ test: $(DEVELOPMENT)  ## run the test suite
 	@$(BIN)/python -m pytest -m 'not container'
 
 soak: $(DEVELOPMENT)  ## load the service for half an hour, into docs/reliability.md; SOAK='--scale 0.1 --minutes 1' for less
-	@$(BIN)/python -m tests.soak $(SOAK)
+	@$(BIN)/python -m bench.soak $(SOAK)
 
 test-container: $(DEVELOPMENT)  ## build the image and test it in the Docker engine that `docker info` reaches
 	@$(BIN)/python -m pytest -m container -rP

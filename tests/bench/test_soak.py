@@ -1,0 +1,37 @@
+"""The loads of `make soak`, short and small: every body verified, memory and open files back to what they were."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench import soak
+from bench.soak import Span
+from tests.support.service import Launch
+
+Measure = Callable[[soak.Target], soak.Figures]
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        pytest.param(lambda target: soak.held(target, 256, Span(2), tls=True), id="TLS held open"),
+        pytest.param(lambda target: soak.held(target, 1024, Span(2), tls=False), id="plaintext held open"),
+        pytest.param(lambda target: soak.handshakes(target, 64, Span(2)), id="handshakes"),
+        pytest.param(lambda target: soak.come_and_go(target, 64, Span(2, rounds=2)), id="coming and going"),
+    ],
+)
+def test_a_load_is_served_and_leaves_nothing(
+    launch: Launch, pair: dict[str, str], authority_file: Path, measure: Measure
+) -> None:
+    service = launch(**pair).ready()
+    figures = measure(soak.Target(service.process.pid, service.port, service.tls_port, authority_file))
+    assert figures["failures"] == [], figures
+    assert figures["answered"] > 500
+    service.stop()
+    assert service.errors.read_text() == ""
+
+
+def test_the_document_has_the_figures_of_the_last_run() -> None:
+    assert soak.section(json.loads(soak.FIGURES.read_text())) in soak.DOCUMENT.read_text()

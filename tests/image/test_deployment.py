@@ -1,0 +1,29 @@
+"""deploy/ and meta.json, as far as they can be checked without an engine or a cluster."""
+
+import json
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from tests.support.processes import ROOT
+
+DOCUMENTS = list(yaml.safe_load_all((ROOT / "deploy" / "kubernetes.yaml").read_text()))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=[document["kind"] for document in DOCUMENTS])
+def test_kubernetes_accepts_it(document: dict[str, object]) -> None:
+    kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_the_kubernetes_secret_is_empty() -> None:
+    (secret,) = [document for document in DOCUMENTS if document["kind"] == "Secret"]
+    assert set(secret["data"].values()) == {""}
+
+
+def test_meta_json_is_what_the_arena_asks_for() -> None:
+    meta = json.loads((ROOT / "meta.json").read_text())
+    fields = {"display_name", "language", "engine", "type", "description", "repo", "enabled", "tests", "maintainers"}
+    assert set(meta) == fields
+    assert meta["type"] == "engine"
+    assert set(meta["tests"]) <= {"json-tls", "json-comp", "json-h2c"}

@@ -1,0 +1,165 @@
+"""The image: run as a team would, looked into, and stopped."""
+
+import os
+import re
+import ssl
+import subprocess
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+import trustme
+
+from bench import oracle
+from tests.support.certificates import issue
+from tests.support.container import GIB, HARDENED, Container, Run, docker, mounts
+from tests.support.ports import free_port, free_ports
+from tests.support.processes import ROOT, wait_until
+
+pytestmark = pytest.mark.container
+
+
+def test_no_mounts_serve_the_bundled_dataset_and_a_self_signed_pair(run: Run) -> None:
+    container = run(*HARDENED, "--tmpfs", "/tmp").ready()  # noqa: S108 - the container's
+    assert container.get("/json/5?m=3").content == oracle.body(5, 3)
+    assert "a self-signed pair was made for this run" in container.logs
+    container.stop()
+
+
+def test_no_place_for_a_self_signed_pair_is_reported(run: Run) -> None:
+    container = run(*HARDENED)
+    wait_until(lambda: container.inspect("{{.State.Running}}") == "false", "its end")
+    assert container.inspect("{{.State.ExitCode}}") == "2"
+    assert container.logs.count("\n") == 1
+    assert "--tmpfs /tmp" in container.logs
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a file to another user")
+def test_an_unreadable_key_is_rejected(run: Run, arena_dataset: Path, arena_certs: Path) -> None:
+    (arena_certs / "server.key").chmod(0o600)
+    container = run(*mounts(arena_dataset, arena_certs))
+    wait_until(lambda: container.inspect("{{.State.Running}}") == "false", "its end")
+    assert container.inspect("{{.State.ExitCode}}") == "2"
+    assert "TLS_KEY=/certs/server.key may not be read by uid 65532, mode 0600" in container.logs
+    assert container.logs.count("\n") == 1
+
+
+def test_the_health_check_covers_all_listeners(run: Run) -> None:
+    container = run("--health-interval=1s").ready()
+    wait_until(lambda: container.inspect("{{.State.Health.Status}}") == "healthy", "healthy", 20)
+    probe = ("exec", "-e", f"TLS_PORT={free_port()}", container.identity, "python", "-m", "app.launcher.probe")
+    assert "listener json-tls does not answer" in docker(*probe, check=False)
+    probe = ("exec", "-e", f"PORT={free_port()}", container.identity, "python", "-m", "app.launcher.probe")
+    assert "listener json does not answer" in docker(*probe, check=False)
+    swapped = ("-e", f"H2C_PORT={container.port}", "-e", f"PORT={container.h2c_port}")
+    silent = docker("exec", *swapped, container.identity, "python", "-m", "app.launcher.probe", check=False)
+    assert silent.splitlines() == ["listener json-h2c does not answer", "listener json does not answer"]
+
+
+def test_what_is_inside(run: Run, image: str) -> None:
+    container = run().ready()
+    megabytes = int(docker("image", "inspect", "-f", "{{.Size}}", image)) / 1e6
+    print(f"image size {megabytes:.0f} MB")
+    look = (
+        "import os, pathlib as p; print(os.getuid(), sorted(x.name for x in p.Path('/').iterdir()));"
+        "print(sorted(str(x) for x in p.Path('/app').rglob('*')));"
+        "print([str(x) for x in p.Path('/').glob('*/**/*.key')], [str(x) for x in p.Path('/root').glob('.cache')]);"
+        "print(p.Path('/proc/1/cmdline').read_text().split(chr(0)))"
+    )
+    root, files, secrets, command = docker("exec", container.identity, "python", "-c", look).splitlines()
+    assert root.startswith("65532 ")
+    for foreign in ("tests", "bench", "'.git'", "certs", "Makefile", "requirements.txt"):
+        assert foreign not in root
+    assert "__pycache__" not in files
+    assert "/app/__main__.py" in files
+    assert secrets == "[] []"
+    assert command.startswith("['python', '-m', 'app'")
+    history = docker("history", "--no-trunc", image)
+    assert "PRIVATE KEY" not in history
+
+
+def test_a_change_of_the_application_reinstalls_nothing(image: str) -> None:
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    install = next(index for index, line in enumerate(lines) if "pip install" in line)
+    copies = [index for index, line in enumerate(lines) if line.startswith("COPY app")]
+    assert image
+    assert all(index > install for index in copies)
+
+
+def memory(container: Container) -> int:
+    """What the container's cgroup counts, without the page cache it could give back (as `docker stats` does)."""
+    stats = docker("stats", "--no-stream", "--format", "{{.MemUsage}}", container.identity)
+    number, unit = re.match(r"([\d.]+)([KMG]iB)", stats.strip()).groups()  # type: ignore[union-attr]
+    return int(float(number) * {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}[unit])
+
+
+@pytest.mark.parametrize(("listeners", "bound"), [(2, GIB), (3, GIB * 3 // 2)])
+def test_64_workers_fit_into_a_gibibyte(run: Run, tmp_path: Path, listeners: int, bound: int) -> None:
+    """A gibibyte for the two listeners of HTTP/1.1, half of one for another."""
+    head, *tables = (ROOT / "server.toml").read_text().split("[[listener]]")
+    file = tmp_path / "server.toml"
+    file.write_text("[[listener]]".join([head, *(table for table in tables if listeners == 3 or "h2c" not in table)]))
+    container = run("-e", "WORKERS=64", "-v", f"{file}:/server.toml:ro").ready()
+    processes = 1 + listeners + listeners * 64
+    wait_until(
+        lambda: len(docker("top", container.identity, "-eo", "pid").splitlines()) == processes + 1, "all workers", 30
+    )
+    time.sleep(2)  # no condition to wait for: workers that started last become idle
+    used = memory(container)
+    print(f"64 workers each of {listeners} listeners, idle: {used / 2**20:.0f} MiB")
+    assert used <= bound
+    container.stop()
+
+
+def test_a_pair_of_an_authority_is_verified(run: Run, tmp_path: Path, arena_certs: Path) -> None:
+    authority = trustme.CA()
+    issue(authority, arena_certs)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.configure_trust(context)
+    container = run(*HARDENED, "-v", f"{arena_certs}:/certs:ro").ready()
+    url = f"https://localhost:{container.tls_port}/json/7?m=2"
+    assert httpx.get(url, verify=context, trust_env=False).content == oracle.body(7, 2)
+    assert tmp_path.exists()
+    container.stop()
+
+
+def test_the_compose_benchmark_loads_the_service(image: str, tmp_path: Path) -> None:
+    assert image
+    docker("build", "--network", "host", "-t", "granian-json", ".", timeout=900)
+    docker("build", "--network", "host", "-t", "granian-json-benchmark", "-f", "bench/Dockerfile", ".", timeout=900)
+    port, tls_port, h2c_port = map(str, free_ports(3))
+    variables = {"PORT": port, "TLS_PORT": tls_port, "H2C_PORT": h2c_port, "DURATION": "1", "CONNECTIONS": "64"}
+    compose = [
+        "docker",
+        "compose",
+        "--project-name",
+        f"test-{tmp_path.name.replace('_', '-')}",
+        "--profile",
+        "benchmark",
+    ]
+
+    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*compose, *arguments],
+            cwd=ROOT,
+            env=os.environ | variables,
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+
+    try:
+        loaded = command("run", "--rm", "benchmark")
+        assert loaded.returncode == 0, loaded
+        for scheme, number in (("http", 8080), ("https", 8081)):
+            assert f"{scheme}://server:{number}: 50 bodies as the oracle's" in loaded.stdout
+            assert re.search(
+                rf"{scheme}://server:{number}: 64 connections, 1 s: rps \d+, p50 \S+ ms, p99 \S+ ms, transfer \S+ MB/s, errors 0",
+                loaded.stdout,
+            )
+        mismatch = command("run", "--rm", "-e", "DATASET_PATH=/load/bench/mix.lua", "benchmark")
+        assert mismatch.returncode != 0
+    finally:
+        command("down", "--timeout", "5")

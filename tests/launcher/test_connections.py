@@ -1,0 +1,70 @@
+"""Many connections and many threads at once."""
+
+import asyncio
+import re
+import ssl
+import threading
+
+import httpx
+import pytest
+
+from bench import oracle
+from tests.support.http1 import REQUEST
+from tests.support.service import Launch, Service
+
+CONNECTIONS = 1024  # `make soak` opens 4,096 and more
+
+
+@pytest.mark.usefixtures("many_files")
+@pytest.mark.parametrize("listener", ["json", "json-tls"])
+@pytest.mark.parametrize("workers", ["1", "3"])
+def test_all_of_many_open_connections_are_served(
+    launch: Launch, pair: dict[str, str], trust: ssl.SSLContext, listener: str, workers: str
+) -> None:
+    service = launch(WORKERS=workers, **pair).ready()
+    tls = listener == "json-tls"
+    port = service.port_of(listener)
+
+    async def send_twice(gate: asyncio.Barrier, opening: asyncio.Semaphore) -> bool:
+        async with opening:
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", port, ssl=trust if tls else None, server_hostname="localhost" if tls else None
+            )
+        bodies = []
+        for _ in range(2):
+            await gate.wait()  # each round begins when all connections are open
+            writer.write(REQUEST)
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = re.search(rb"content-length: (\d+)", head)
+            assert length is not None
+            bodies.append(await reader.readexactly(int(length[1])))
+        await gate.wait()
+        writer.transport.abort()
+        return bodies == [oracle.body(1, 2)] * 2
+
+    async def send_on_all() -> list[bool]:
+        gate, opening = asyncio.Barrier(CONNECTIONS), asyncio.Semaphore(256)
+        return await asyncio.gather(*(send_twice(gate, opening) for _ in range(CONNECTIONS)))
+
+    served = asyncio.run(asyncio.wait_for(send_on_all(), 60))
+    assert served == [True] * CONNECTIONS
+    service.stop()
+
+
+def test_many_threads_get_the_right_responses(service: Service, trust: ssl.SSLContext) -> None:
+    wrong: list[tuple[int, int]] = []
+
+    def send_on_one_connection(seed: int) -> None:
+        url = service.url if seed % 2 else service.tls_url
+        with httpx.Client(base_url=url, verify=trust, trust_env=False) as client:
+            for step in range(100):
+                count, multiplier = (seed * 7 + step) % 51, seed * 100 + step
+                if client.get(f"/json/{count}?m={multiplier}").content != oracle.body(count, multiplier):
+                    wrong.append((count, multiplier))
+
+    threads = [threading.Thread(target=send_on_one_connection, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []

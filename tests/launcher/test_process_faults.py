@@ -1,0 +1,131 @@
+"""Processes that die or are stopped: workers, server processes, the launcher."""
+
+import os
+import signal
+import ssl
+import time
+
+import httpx
+import pytest
+
+from bench import oracle
+from tests.support.load import Loads
+from tests.support.processes import children, freeze, wait_until
+from tests.support.service import Launch
+
+
+def test_a_killed_worker_is_replaced_and_the_others_go_on(
+    launch: Launch, pair: dict[str, str], trust: ssl.SSLContext
+) -> None:
+    service = launch(**pair).ready()
+    for server_process in service.server_processes:
+        before = service.workers(server_process)
+        os.kill(before[0], signal.SIGKILL)
+        wait_until(
+            lambda server_process=server_process, worker=before[0]: service.replaced(server_process, worker),  # type: ignore[misc]
+            "a new worker",
+        )
+        assert before[1] in service.workers(server_process)
+    assert service.process.poll() is None
+    for url in (service.url, service.tls_url):
+        for _ in range(20):  # a new connection each time, so that both workers get some
+            with httpx.Client(verify=trust, trust_env=False) as client:
+                assert client.get(f"{url}/json/3").content == oracle.body(3, 1)
+    service.stop()
+
+
+@pytest.mark.parametrize(("index", "name"), [(0, "json-tls"), (1, "json")])
+def test_a_crash_loop_is_exit_1(launch: Launch, pair: dict[str, str], index: int, name: str) -> None:
+    service = launch(**pair).ready()
+    server_process = service.server_processes[index]
+    victims: set[int] = set()
+
+    def killed_again() -> bool:
+        for worker in children(server_process):
+            service.descendants.add(worker)
+            if worker not in victims:
+                victims.add(worker)
+                os.kill(worker, signal.SIGKILL)
+        return service.process.poll() is not None
+
+    wait_until(killed_again, "the launcher's end", 15)
+    assert service.wait() == 1
+    service.gone()
+    assert f"listener {name} ended (exit status 1); stopping the others" in service.errors.read_text()
+
+
+@pytest.mark.parametrize(("index", "name"), [(0, "json-tls"), (1, "json")])
+def test_a_killed_server_process_is_exit_1(launch: Launch, pair: dict[str, str], index: int, name: str) -> None:
+    service = launch(**pair).ready()
+    os.kill(service.server_processes[index], signal.SIGKILL)
+    assert service.wait(5) == 1
+    service.gone()
+    assert f"listener {name} ended (killed by SIGKILL); stopping the others" in service.errors.read_text()
+
+
+def test_nothing_outlives_a_killed_launcher(launch: Launch, pair: dict[str, str]) -> None:
+    service = launch(WORKERS="4", **pair).ready()
+    freeze(service.workers(service.server_processes[0])[0])
+    service.signal(signal.SIGKILL)
+    assert service.wait() == -signal.SIGKILL
+    service.gone(5)
+
+
+def test_a_stopped_worker_responds_late_and_the_others_go_on(launch: Launch, pair: dict[str, str], load: Loads) -> None:
+    service = launch(**pair).ready()
+    kept = [load(service, listener, 64, pause=0.02) for listener in ("json", "json-tls")]
+    renewed = [load(service, listener, 8, requests=3, pause=0.02) for listener in ("json", "json-tls")]
+    for each in kept:
+        each.opened()
+        each.begin()
+    victims = [workers[0] for workers in service.all_workers()]
+    freeze(*victims)
+    stopped = time.monotonic()
+    wait_until(lambda: all(each.tally().waiting > 5 for each in kept), "requests at the stopped workers")
+    before = [each.tally().answered for each in kept]
+    time.sleep(max(0.0, stopped + 5 - time.monotonic()))  # the fault is that long
+    assert all(each.tally().answered > least + 500 for each, least in zip(kept, before, strict=True))
+    for victim in victims:
+        os.kill(victim, signal.SIGCONT)
+    for each in kept:
+        tally = each.end()
+        assert tally.failed == 0, tally
+        assert tally.longest > 4, tally
+    for each in renewed:  # a new TLS connection waits for its handshake, before its request counts as sent
+        tally = each.end()
+        assert tally.failed == 0, tally
+    assert [workers[0] for workers in service.all_workers()] == victims
+    service.stop()
+    assert service.errors.read_text() == ""
+
+
+def test_a_worker_killed_under_load_cuts_its_own_connections_alone(
+    launch: Launch, pair: dict[str, str], load: Loads
+) -> None:
+    service = launch(**pair).ready()
+    kept = [load(service, listener, 64) for listener in ("json", "json-tls")]
+    renewed = [load(service, listener, 8, requests=3, pause=0.02) for listener in ("json", "json-tls")]
+    for each in kept:
+        each.opened()
+        each.begin()
+    for server_process in service.server_processes:
+        victim = service.workers(server_process)[0]
+        os.kill(victim, signal.SIGKILL)
+        wait_until(
+            lambda server_process=server_process, victim=victim: service.replaced(server_process, victim),  # type: ignore[misc]
+            "a new worker",
+        )
+    before = [each.tally().answered for each in (*kept, *renewed)]
+    wait_until(
+        lambda: all(each.tally().answered > least + 50 for each, least in zip((*kept, *renewed), before, strict=True)),
+        "responses on the connections of the other worker, and on new ones",
+    )
+    for each in kept:
+        tally = each.end()
+        cut = tally.idle + tally.unanswered + tally.broken
+        assert 0 < cut < 64, tally
+        assert (tally.wrong, tally.waiting) == (0, 0), tally
+    for each in renewed:
+        tally = each.end()
+        assert (tally.wrong, tally.waiting) == (0, 0), tally
+    service.stop()

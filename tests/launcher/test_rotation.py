@@ -1,0 +1,232 @@
+"""A pair that is replaced on disk while the service runs."""
+
+import os
+import shutil
+import signal
+import ssl
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import httpx
+import pytest
+import trustme
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from bench import oracle
+from tests.support.certificates import (
+    Replace,
+    by_renaming,
+    handshake,
+    in_place,
+    issue,
+    leaf_of,
+    served_leaf,
+    write_self_signed,
+)
+from tests.support.configuration import configured, with_certificate_interval
+from tests.support.processes import wait_until
+from tests.support.service import Launch, Service
+
+RENEWED_WITHIN = 10.0  # seconds
+
+
+@dataclass
+class Requests:
+    """Requests that go on while something happens, each on a connection of its own or all on one."""
+
+    url: str
+    context: ssl.SSLContext
+    count: int = 0
+    failures: list[str] = field(default_factory=list)
+    ending: threading.Event = field(default_factory=threading.Event)
+
+    def send_until_the_end(self, *, one_connection: bool) -> None:
+        while not self.ending.is_set():
+            with httpx.Client(base_url=self.url, verify=self.context, trust_env=False) as client:
+                for _ in range(1000 if one_connection else 1):
+                    if self.ending.is_set():
+                        return
+                    self.send(client)
+
+    def send(self, client: httpx.Client) -> None:
+        try:
+            if client.get("/json/3?m=2").content != oracle.body(3, 2):
+                self.failures.append("a wrong body")
+        except httpx.HTTPError as error:
+            self.failures.append(repr(error))
+        self.count += 1
+
+    def __enter__(self) -> Self:
+        self.threads = [
+            threading.Thread(target=self.send_until_the_end, kwargs={"one_connection": one})
+            for one in (True, False, False)
+        ]
+        for thread in self.threads:
+            thread.start()
+        wait_until(lambda: self.count > 10, "the first requests")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ending.set()
+        for thread in self.threads:
+            thread.join()
+
+
+@pytest.mark.parametrize("workers", ["1", "16"])
+@pytest.mark.parametrize("replace", [in_place, by_renaming])
+@pytest.mark.parametrize("order", [("server.crt", "server.key"), ("server.key", "server.crt")])
+def test_a_new_pair_is_served_and_no_request_fails(
+    launch: Launch,
+    authority: trustme.CA,
+    trust: ssl.SSLContext,
+    tmp_path: Path,
+    workers: str,
+    replace: Replace,
+    order: tuple[str, str],
+) -> None:
+    folder = issue(authority, tmp_path / "certs")
+    service = launch(configured(tmp_path, with_certificate_interval(1)), WORKERS=workers).ready()
+    old, new = leaf_of(folder), issue(authority, tmp_path / "new")
+    assert served_leaf(service, trust) == old
+    with Requests(service.tls_url, trust) as requests:
+        for name in order:
+            replace(new / name, folder / name)
+        wait_until(lambda: served_leaf(service, trust) == leaf_of(new), "the new leaf", RENEWED_WITHIN)
+        wait_until(lambda: len(service.server_processes) == 2, "the end of the predecessor")
+        before = requests.count
+        wait_until(lambda: requests.count > before + 30, "thirty more requests")
+    assert requests.failures == []
+    assert {served_leaf(service, trust) for _ in range(20)} == {leaf_of(new)}
+    assert "renewed: json-tls: https://" in service.output.read_text()
+    service.stop()
+
+
+def test_a_switched_link_is_followed(
+    launch: Launch, authority: trustme.CA, trust: ssl.SSLContext, tmp_path: Path
+) -> None:
+    for name in ("first", "second"):
+        issue(authority, tmp_path / name)
+    mount = tmp_path / "certs"
+    mount.mkdir()
+    (mount / "..data").symlink_to("../first")
+    for name in ("server.crt", "server.key"):
+        (mount / name).symlink_to(f"..data/{name}")
+    service = launch(configured(tmp_path, with_certificate_interval(1))).ready()
+    (mount / "..data_tmp").symlink_to("../second")
+    (mount / "..data_tmp").rename(mount / "..data")
+    wait_until(lambda: served_leaf(service, trust) == leaf_of(tmp_path / "second"), "the new leaf", RENEWED_WITHIN)
+    service.stop()
+
+
+def test_sighup_renews_at_once_and_interval_0_switches_renewal_off(
+    launch: Launch, authority: trustme.CA, trust: ssl.SSLContext, tmp_path: Path
+) -> None:
+    folder = issue(authority, tmp_path / "certs")
+    service = launch(configured(tmp_path, with_certificate_interval(0))).ready()
+    old = leaf_of(folder)
+    issue(authority, folder)
+    time.sleep(2)  # no condition to wait for: nothing may happen
+    assert served_leaf(service, trust) == old
+    service.signal(signal.SIGHUP)
+    wait_until(lambda: served_leaf(service, trust) == leaf_of(folder), "the new leaf", RENEWED_WITHIN)
+    service.signal(signal.SIGHUP)  # with nothing new
+    wait_until(lambda: len(service.server_processes) == 2, "the end of the predecessor")
+    service.stop()
+    assert service.output.read_text().count("renewed: ") == 1
+
+
+def spoil(kind: str, folder: Path, authority: trustme.CA) -> str:
+    """Spoil the pair on disk; return what the line about it has to say."""
+    other = issue(authority, folder.parent / "other")
+    if kind == "half-written":
+        content = (other / "server.crt").read_bytes()
+        (folder / "server.crt").write_bytes(content[: len(content) // 3])
+        return "is not a PEM certificate chain"
+    if kind == "mismatched":
+        shutil.copy(other / "server.crt", folder / "server.crt")
+        return "is not the key of the certificate"
+    if kind == "expired":
+        key = ec.generate_private_key(ec.SECP256R1())
+        write_self_signed(folder, key, days=-1, names=("server.crt", "server.key"))
+        return "which is not now"
+    (folder / "server.key").unlink()
+    return "cannot be read (No such file or directory)"
+
+
+@pytest.mark.parametrize("kind", ["half-written", "mismatched", "expired", "missing"])
+def test_an_invalid_pair_changes_nothing_and_is_reported_once(
+    launch: Launch, authority: trustme.CA, trust: ssl.SSLContext, tmp_path: Path, kind: str
+) -> None:
+    folder = issue(authority, tmp_path / "certs")
+    service = launch(configured(tmp_path, with_certificate_interval(1))).ready()
+    server_processes, old = service.server_processes, leaf_of(folder)
+    said = spoil(kind, folder, authority)
+    wait_until(lambda: said in service.errors.read_text(), said, RENEWED_WITHIN)
+    for _ in range(3):
+        service.signal(signal.SIGHUP)
+        assert served_leaf(service, trust) == old
+    assert service.server_processes == server_processes
+    assert service.errors.read_text().count("\n") == 1
+    assert "; the pair from before is served on" in service.errors.read_text()
+    issue(authority, folder)
+    wait_until(lambda: served_leaf(service, trust) == leaf_of(folder), "the pair that is right again", RENEWED_WITHIN)
+    service.stop()
+
+
+def test_a_replaced_worker_serves_the_pair_that_was_checked(
+    launch: Launch, authority: trustme.CA, trust: ssl.SSLContext, tmp_path: Path
+) -> None:
+    folder = issue(authority, tmp_path / "certs")
+    service = launch(configured(tmp_path, with_certificate_interval(0)), WORKERS="1").ready()
+    old = leaf_of(folder)
+    (folder / "server.key").write_bytes(b"nothing")
+    server_process = service.server_processes[0]
+    (worker,) = service.workers(server_process)
+    os.kill(worker, signal.SIGKILL)
+    wait_until(lambda: service.workers(server_process) not in ([], [worker]), "a new worker")
+
+    def serves_the_old_leaf() -> bool:
+        try:
+            return served_leaf(service, trust) == old
+        except OSError:
+            return False
+
+    wait_until(serves_the_old_leaf, "a handshake with the new worker")
+    service.stop()
+
+
+def leaf_of_a_whole_connection(service: Service, context: ssl.SSLContext, name: str) -> bytes | None:
+    """Send a request, see close_notify end the connection, and return the leaf that was served."""
+    with handshake(service, context, name) as connection:
+        connection.settimeout(5)
+        connection.sendall(b"GET /json/1 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        received = b""
+        while chunk := connection.recv(65536):  # without close_notify: SSLEOFError, as suppress_ragged_eofs is off
+            received += chunk
+        assert received.endswith(oracle.body(1, 1))
+        return connection.getpeercert(binary_form=True)
+
+
+def test_the_arenas_hardening_check(
+    launch: Launch, authority: trustme.CA, trust: ssl.SSLContext, tmp_path: Path
+) -> None:
+    """30 requests while the pair is replaced, with and without SNI, none fails, each connection ends with close_notify."""
+
+    def replace() -> bytes:
+        return leaf_of(issue(authority, tmp_path / "certs", *names))
+
+    names = ("localhost", "127.0.0.1")  # an address is never sent as SNI (RFC 6066, section 3)
+    old = replace()
+    service = launch(configured(tmp_path)).ready()
+    assert {leaf_of_a_whole_connection(service, trust, name) for name in names} == {old}
+    new = replace()
+    end = time.monotonic() + 30
+    served: list[bytes | None] = []
+    while len(served) < 30 or served[-2:] != [new, new]:
+        served += [leaf_of_a_whole_connection(service, trust, name) for name in names]
+        assert set(served) <= {old, new}
+        assert time.monotonic() < end
+    service.stop()

@@ -1,0 +1,172 @@
+"""The start: order, printed lines, ports, and the limit on open files."""
+
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import ssl
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from bench import oracle
+from tests.support.configuration import configured
+from tests.support.ports import free_ports
+from tests.support.processes import ROOT, clean_environment, wait_until
+from tests.support.service import Launch, Service
+
+
+def test_each_listener_is_described_on_a_line(service: Service) -> None:
+    lines = service.output.read_text().splitlines()
+    tls, tls_curl, plain, plain_curl = lines
+    assert re.fullmatch(
+        rf"json-tls: https://127\.0\.0\.1:{service.tls_port} HTTP/1\.1 over TLS 1\.3, ALPN http/1\.1, 2 workers;"
+        r" certificate for localhost, 127\.0\.0\.1 \(.*server\.crt, .*server\.key\);"
+        r" SHA-256 [0-9a-f]{64}; expires \d{4}-\d\d-\d\d \d\d:\d\d UTC; records encrypted in user space",
+        tls,
+    )
+    assert plain == f"json: http://127.0.0.1:{service.port} HTTP/1.1, plaintext, no ALPN, 2 workers"
+    assert tls_curl.startswith("  curl --cacert ")
+    assert plain_curl.startswith("  curl 'http")
+
+
+def test_the_curl_lines_work_when_pasted(service: Service, launch: Launch) -> None:
+    own = launch().ready()
+    for each in (service, own):
+        lines = [line for line in each.output.read_text().splitlines() if line.startswith("  curl ")]
+        assert len(lines) == 2
+        for line in lines:
+            result = subprocess.run(
+                ["sh", "-c", f"{line.strip()} --silent --show-error"],
+                env=clean_environment(),
+                capture_output=True,
+                check=False,
+                timeout=20,
+            )
+            assert result.returncode == 0, result.stderr
+            assert result.stdout == oracle.body(5, 3)
+    own.stop()
+
+
+def test_tls_responds_before_plaintext_does(launch: Launch, pair: dict[str, str], trust: ssl.SSLContext) -> None:
+    service = launch(**pair)
+
+    def plaintext_responds() -> bool:
+        try:
+            return httpx.get(f"{service.url}/json/1", trust_env=False).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    wait_until(plaintext_responds, "a response on the plaintext port", 30)
+    assert httpx.get(f"{service.tls_url}/json/1", verify=trust, trust_env=False).content == oracle.body(1, 1)
+    service.ready().stop()
+
+
+def test_a_second_launcher_reports_the_taken_port(launch: Launch, pair: dict[str, str]) -> None:
+    first = launch(**pair).ready()
+    second = launch(**(pair | {"PORT": str(first.port), "TLS_PORT": str(first.tls_port)}))
+    assert second.wait(20) == 2
+    assert (
+        f"TLS_PORT={first.tls_port} cannot be bound on 127.0.0.1 (Address already in use)" in second.errors.read_text()
+    )
+    assert first.process.poll() is None
+    first.stop()
+
+
+def test_a_low_limit_on_open_files_is_raised_and_a_low_hard_limit_reported(
+    launch: Launch, pair: dict[str, str]
+) -> None:
+    service = launch(**pair).ready()
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    worker = service.workers(service.server_processes[0])[0]
+    assert resource.prlimit(worker, resource.RLIMIT_NOFILE) == (hard, hard)
+    service.stop()
+    limited = subprocess.run(
+        ["sh", "-c", f"ulimit -Sn 200; ulimit -Hn 300; exec {sys.executable} -m app --check"],
+        cwd=ROOT,
+        env=clean_environment() | pair | dict(zip(("PORT", "TLS_PORT"), map(str, free_ports(2)), strict=True)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert limited.returncode == 0
+    assert "the hard limit is 300: each worker keeps 236 connections" in limited.stderr
+
+
+FULL = 'mount -t tmpfs -o size=8k tmpfs "$TMPDIR" && { head -c 100000 /dev/zero > "$TMPDIR/all" 2>&-; true; }'
+NO_INODE_LEFT = 'mount -t tmpfs -o nr_inodes=2 tmpfs "$TMPDIR"'
+
+
+@pytest.mark.parametrize(
+    ("prepare", "said"),
+    [
+        ("true", "the self-signed pair's authority has nowhere to go"),
+        (FULL, "the self-signed pair's authority has nowhere to go"),
+        (NO_INODE_LEFT, "the self-signed pair's authority cannot be written to"),
+    ],
+    ids=["read-only", "full", "no inode left"],
+)
+def test_no_disk_for_the_self_signed_pair_is_exit_2_with_one_line(tmp_path: Path, prepare: str, said: str) -> None:
+    """In a mount namespace of its own; Python would fall back on other folders, so all else is read-only."""
+    if subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("no right to a mount namespace, hence to a file system that is full or read-only")
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    script = (
+        "cut -d' ' -f2 /proc/mounts | while read -r each; do mount -o remount,bind,ro \"$each\" 2>&-; done;"
+        f' {prepare} && exec "$@"'
+    )
+    result = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, "sh", sys.executable, "-m", "app", configured(tmp_path)],
+        cwd=ROOT,
+        env=clean_environment()
+        | {"TMPDIR": str(temporary)}
+        | dict(zip(("PORT", "TLS_PORT"), map(str, free_ports(2)), strict=True)),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert result.returncode == 2, result
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert said in result.stderr
+    assert "set TLS_CERT and TLS_KEY" in result.stderr
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_changed_dataset_or_server_toml_has_no_effect_until_a_restart(
+    launch: Launch, pair: dict[str, str], tmp_path: Path
+) -> None:
+    dataset = tmp_path / "dataset.json"
+    shutil.copy(oracle.BUNDLED, dataset)
+    config = configured(tmp_path)
+    service = launch(config, DATASET_PATH=str(dataset), WORKERS="1", **pair).ready()
+    said = service.output.read_text()
+    items = json.loads(dataset.read_text())
+    items[0]["price"] += 1
+    dataset.write_text(json.dumps(items[:7]))
+    server_toml = tmp_path / "server.toml"
+    server_toml.write_text(server_toml.read_text().replace("[server]", "[nothing of ours]"))
+    service.signal(signal.SIGHUP)  # renews the pair alone
+
+    def body() -> bytes:
+        return httpx.get(f"{service.url}/json/50?m=2", trust_env=False).content
+
+    assert body() == oracle.body(50, 2)
+    assert (service.output.read_text(), service.errors.read_text()) == (said, "")
+    server_process = service.server_processes[1]
+    (worker,) = service.workers(server_process)
+    os.kill(worker, signal.SIGKILL)
+    wait_until(lambda: service.workers(server_process) not in ([], [worker]), "a new worker")
+    assert body() == oracle.body(50, 2)
+    service.stop()
+    configured(tmp_path)
+    again = launch(config, DATASET_PATH=str(dataset), **pair).ready()
+    assert httpx.get(f"{again.url}/json/50?m=2", trust_env=False).content == oracle.body(7, 2, dataset)
+    again.stop()

@@ -1,0 +1,120 @@
+"""Stops: by signals, at any time, with requests in flight; exit status 0, and nothing is left."""
+
+import signal
+import socket
+import ssl
+from contextlib import ExitStack
+
+import httpx
+import pytest
+
+from bench import oracle
+from tests.support.http1 import read_response
+from tests.support.ports import is_refused
+from tests.support.processes import freeze, has_been_read, has_signal, wait_until
+from tests.support.service import Launch
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_is_exit_0_and_leaves_nothing(launch: Launch, pair: dict[str, str], number: signal.Signals) -> None:
+    service = launch(**pair).ready()
+    with socket.create_connection(("127.0.0.1", service.port)):  # one that never speaks
+        service.signal(number)
+        assert service.wait() == 0, service.report()
+        service.gone()
+    assert service.errors.read_text() == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_many_signals_are_exit_0(launch: Launch, pair: dict[str, str], number: signal.Signals) -> None:
+    service = launch(**pair).ready()
+
+    def ended() -> bool:
+        service.signal(number)
+        return service.process.poll() is not None
+
+    wait_until(ended, "the end")
+    assert service.wait() == 0, service.report()
+    assert "Traceback" not in service.errors.read_text()
+    service.gone()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_before_anything_is_started_is_exit_0(
+    launch: Launch, pair: dict[str, str], number: signal.Signals
+) -> None:
+    service = launch(**pair)
+
+    wait_until(lambda: has_signal(service.process.pid, number, "SigBlk"), "the first line of the launcher")
+    service.signal(number)
+    assert service.wait() == 0, service.report()
+    assert service.errors.read_text() == ""
+    service.gone()
+
+
+def test_a_stop_while_it_starts_is_exit_0(launch: Launch, pair: dict[str, str]) -> None:
+    service = launch(**pair)
+    wait_until(lambda: bool(service.server_processes), "the first server process")
+    service.remember()
+    service.signal(signal.SIGTERM)
+    assert service.wait() == 0, service.report()
+    service.gone()
+
+
+@pytest.mark.parametrize("listener", ["json", "json-tls"])
+def test_requests_in_flight_get_their_responses(
+    launch: Launch, pair: dict[str, str], trust: ssl.SSLContext, listener: str
+) -> None:
+    service = launch(**pair).ready()
+    port = service.port_of(listener)
+    with ExitStack() as stack:
+        connections = []
+        for number in range(50):
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+            if listener == "json-tls":
+                connection = stack.enter_context(trust.wrap_socket(connection, server_hostname="localhost"))
+            connection.sendall(b"GET /json/%d?m=9 HTTP/1.1\r\nhost: local" % number)
+            connections.append(connection)
+        wait_until(lambda: all(has_been_read(connection) for connection in connections), "the requests' first halves")
+        service.signal(signal.SIGTERM)
+        wait_until(
+            lambda: is_refused(service.port) and is_refused(service.tls_port),
+            "no more connections accepted on either port",
+        )
+        for connection in connections:
+            connection.sendall(b"host\r\n\r\n")
+        for number, connection in enumerate(connections):
+            assert read_response(connection) == oracle.body(number, 9)
+            assert connection.recv(1) == b""
+    assert service.wait() == 0, service.report()
+    service.gone()
+
+
+def test_sigusr1_does_not_kill_the_launcher(launch: Launch) -> None:
+    service = launch().ready()
+    service.signal(signal.SIGUSR1)
+    assert httpx.get(f"{service.url}/json/5?m=3", trust_env=False).content == oracle.body(5, 3)
+    service.stop()
+
+
+def test_a_second_signal_ends_it_at_once(launch: Launch, pair: dict[str, str]) -> None:
+    service = launch(**pair).ready()
+    server_processes = service.server_processes
+    freeze(*server_processes)  # so that no drain comes to an end
+    service.signal(signal.SIGTERM)
+    wait_until(
+        lambda: all(has_signal(each, signal.SIGTERM, "SigPnd", "ShdPnd") for each in server_processes),
+        "SIGTERM on its way",
+    )
+    service.signal(signal.SIGTERM)
+    assert service.wait(1.5) == 0
+    service.gone()
+
+
+def test_a_server_process_that_does_not_end_is_killed_at_the_deadline(launch: Launch, pair: dict[str, str]) -> None:
+    service = launch(**pair).ready()
+    freeze(service.server_processes[0])
+    service.signal(signal.SIGTERM)
+    assert service.wait() == 0
+    service.gone()
+    assert "listener json-tls is killed with its workers" in service.errors.read_text()

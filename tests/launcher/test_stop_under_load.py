@@ -1,0 +1,69 @@
+"""A stop while clients send requests without a pause: no response is cut."""
+
+import signal
+
+import pytest
+
+from bench.verified_load import Load, Tally
+from tests.support.load import Loads
+from tests.support.processes import wait_until
+from tests.support.service import STOP_DEADLINE, Launch, Service
+
+
+def stop_under(service: Service, loads: list[Load]) -> list[Tally]:
+    """Load a service fully, stop it, and return what became of the requests."""
+    for each in loads:
+        each.opened()
+    for each in loads:
+        each.begin()
+    wait_until(lambda: all(each.tally().answered > each.connections for each in loads), "a request each", 30)
+    service.remember()
+    service.signal(signal.SIGTERM)
+    assert service.wait(STOP_DEADLINE) == 0, service.report()
+    service.gone()
+    wait_until(lambda: all(each.tally().waiting == 0 for each in loads), "every connection's end")
+    return [each.end() for each in loads]
+
+
+def no_response_is_cut(tally: Tally, connections: int) -> None:
+    """No response is wrong or cut short.
+
+    Clients get a close notice before the end; only a request sent on an idle connection just as the server closes it gets
+    no byte of a response (RFC 9112, section 9.3.1).
+    """
+    assert (tally.broken, tally.wrong, tally.waiting) == (0, 0, 0), tally
+    assert tally.unanswered <= max(5, connections / 100), tally
+    assert tally.idle + tally.unanswered == connections, tally
+
+
+def test_a_stop_under_load_on_both_listeners_cuts_no_response(
+    launch: Launch, pair: dict[str, str], load: Loads
+) -> None:
+    service = launch(**pair).ready()
+    tallies = stop_under(service, [load(service, listener, 512) for listener in ("json-tls", "json")])
+    for tally in tallies:
+        no_response_is_cut(tally, 512)
+    assert service.errors.read_text() == ""
+
+
+def test_a_stop_under_load_over_tls_cuts_no_response(launch: Launch, pair: dict[str, str], load: Loads) -> None:
+    service = launch(**pair).ready()
+    (tally,) = stop_under(service, [load(service, "json-tls", 1024)])
+    no_response_is_cut(tally, 1024)
+    assert service.errors.read_text() == ""
+
+
+@pytest.mark.parametrize("listener", ["json", "json-tls"])
+def test_connections_that_arrive_during_a_stop_are_served_or_refused(
+    launch: Launch, pair: dict[str, str], load: Loads, listener: str
+) -> None:
+    service = launch(**pair).ready()
+    coming = load(service, listener, 256, requests=2)
+    wait_until(lambda: coming.tally().answered > 1000, "a thousand responses")
+    service.signal(signal.SIGTERM)
+    assert service.wait(STOP_DEADLINE) == 0, service.report()
+    service.gone()
+    wait_until(lambda: coming.tally().unopened == 256, "every client refused")
+    tally = coming.end()
+    assert (tally.broken, tally.wrong, tally.waiting) == (0, 0, 0), tally
+    assert tally.unanswered < 128, tally  # they waited to be accepted when the listener closed

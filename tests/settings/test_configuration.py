@@ -1,0 +1,111 @@
+"""server.toml and the environment, through `python -m app --check`."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.support.configuration import SERVER_TOML, check, configured, rejected
+from tests.support.ports import free_port, free_ports
+
+
+def test_check_reports_what_would_be_served_and_starts_nothing(pair: dict[str, str], tmp_path: Path) -> None:
+    port, tls_port = free_ports(2)
+    result = check(configured(tmp_path), PORT=str(port), TLS_PORT=str(tls_port), WORKERS="3", **pair)
+    assert (result.returncode, result.stderr) == (0, "")
+    tls, plain, dataset = result.stdout.splitlines()
+    assert tls.startswith(f"json-tls: https://127.0.0.1:{tls_port} HTTP/1.1 over TLS 1.3, ALPN http/1.1, 3 workers")
+    assert "localhost, 127.0.0.1" in tls
+    assert plain.startswith(f"json: http://127.0.0.1:{port} HTTP/1.1, plaintext")
+    assert dataset == "dataset: 50 items"
+
+
+def test_the_port_variable_of_a_listener_enables_it(pair: dict[str, str]) -> None:
+    assert "json-h2c" not in check(**pair).stdout
+    port = free_port()
+    result = check(H2C_PORT=str(port), **pair)
+    assert [line.partition(":")[0] for line in result.stdout.splitlines()] == [
+        "json-tls",
+        "json-h2c",
+        "json",
+        "dataset",
+    ]
+    assert f"json-h2c: http://127.0.0.1:{port} HTTP/2 by prior knowledge" in result.stdout
+
+
+def test_no_enabled_listener_is_rejected(tmp_path: Path) -> None:
+    none = "[server]" + SERVER_TOML.partition("[server]")[2].partition("[[listener]]")[0]
+    off = '[[listener]]\nname = "a"\nport = 1\nport_variable = "A_PORT"\nenabled = false\n'
+    assert "no listener is enabled" in rejected(configured(tmp_path, none + off))
+
+
+def test_http2_in_cleartext_has_no_pair(tmp_path: Path) -> None:
+    both = SERVER_TOML.replace('port_variable = "TLS_PORT"', 'port_variable = "TLS_PORT"\nprotocol = "h2c"')
+    assert "listener json-tls: protocol" in rejected(configured(tmp_path, both))
+
+
+def test_workers_are_counted_by_affinity() -> None:
+    assert f" {len(os.sched_getaffinity(0))} worker" in check().stdout
+
+
+@pytest.mark.parametrize("variable", ["PORT", "TLS_PORT", "H2C_PORT", "WORKERS"])
+@pytest.mark.parametrize("value", ["", "x", "0", "-1", "1.5", "65536", "99999999999999999999", "\uff18\uff10", " 80"])
+def test_an_invalid_number_is_reported_with_its_variable(variable: str, value: str) -> None:
+    assert f"{variable}={value!r} is not an integer from 1 to" in rejected(**{variable: value})
+
+
+@pytest.mark.parametrize("value", ["", "localhost", "example.org", "127.0.0.1:80", "256.0.0.1"])
+def test_a_host_that_is_no_address_is_reported(value: str) -> None:
+    assert f"HOST={value!r} is not an IP address" in rejected(HOST=value)
+
+
+def test_a_host_of_another_machine_is_reported() -> None:
+    assert "cannot be bound on 192.0.2.1" in rejected(HOST="192.0.2.1")
+
+
+def test_two_listeners_need_two_ports() -> None:
+    port = str(free_port())
+    assert f"PORT={port}: listener json would share it with listener json-tls" in rejected(PORT=port, TLS_PORT=port)
+
+
+@pytest.mark.parametrize("variable", ["PORT", "TLS_PORT"])
+@pytest.mark.parametrize("option", [socket.SO_REUSEADDR, socket.SO_REUSEPORT])
+def test_a_taken_port_is_reported(variable: str, option: int) -> None:
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, option, 1)
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = str(holder.getsockname()[1])
+        assert f"{variable}={port} cannot be bound on 127.0.0.1 (Address already in use)" in rejected(
+            **{variable: port}
+        )
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "named"),
+    [
+        ("backlog = 16384", "backlogg = 16384", "`backlogg`"),
+        ("backlog = 16384", 'backlog = "many"', "$.server.backlog"),
+        ("backlog = 16384", "backlog = 0", "$.server.backlog"),
+        ("backlog = 16384", "", "`backlog`"),
+        ("port = 8080", "port = 80800", "port"),
+        ("port = 8080", "port = true", "port"),
+        ('name = "json"', 'nom = "json"', "`nom`"),
+        ('name = "json"', 'name = "json-tls"', "two listeners have the name json-tls"),
+        ('key = "certs/server.key"', "", "`key`"),
+        ("[server]", "[sever]", "sever"),
+        ("[server]", "[server", "server.toml"),
+        ("header_read_timeout = 30", "header_read_timeout = 61", "$.server.header_read_timeout"),
+        ("unread_timeout = 30", "unread_timeout = 0", "$.server.unread_timeout"),
+    ],
+)
+def test_a_mistake_in_server_toml_is_reported(tmp_path: Path, before: str, after: str, named: str) -> None:
+    assert before in SERVER_TOML
+    line = rejected(configured(tmp_path, SERVER_TOML.replace(before, after)))
+    assert str(tmp_path / "server.toml") in line
+    assert named in line
+
+
+def test_a_missing_server_toml_is_reported(tmp_path: Path) -> None:
+    assert f"--config={tmp_path}/absent.toml cannot be read" in rejected(f"--config={tmp_path}/absent.toml")

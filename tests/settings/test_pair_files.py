@@ -1,0 +1,83 @@
+"""Which pair is served: TLS_CERT and TLS_KEY, the default files, or a self-signed one."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import trustme
+
+from tests.support.configuration import check, configured, rejected
+from tests.support.service import Launch
+
+
+def default_pair(folder: Path, pair_folder: Path, *names: str) -> str:
+    (folder / "certs").mkdir()
+    for name in names:
+        shutil.copy(pair_folder / name, folder / "certs" / name)
+    return configured(folder)
+
+
+def test_neither_set_and_no_default_is_a_self_signed_pair(launch: Launch, tmp_path: Path) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    service = launch(configured(tmp_path), TMPDIR=str(temporary)).ready()
+    (line,) = service.errors.read_text().splitlines()
+    authority = Path(line.rpartition(" ")[2])
+    assert "self-signed" in line
+    assert temporary in authority.parents
+    assert b"PRIVATE" not in authority.read_bytes()
+    assert [path.stat().st_mode & 0o077 for path in temporary.iterdir()] == [0]
+    service.stop()
+    assert list(temporary.iterdir()) == []
+
+
+def test_neither_set_and_both_defaults_present_are_served(tmp_path: Path, pair_folder: Path) -> None:
+    result = check(default_pair(tmp_path, pair_folder, "server.crt", "server.key"))
+    assert result.returncode == 0
+    assert str(tmp_path / "certs" / "server.crt") in result.stdout
+
+
+@pytest.mark.parametrize(("there", "missing"), [("server.crt", "server.key"), ("server.key", "server.crt")])
+def test_neither_set_and_one_default_present_is_rejected(
+    tmp_path: Path, pair_folder: Path, there: str, missing: str
+) -> None:
+    line = rejected(default_pair(tmp_path, pair_folder, there))
+    assert f"{tmp_path}/certs/{there} is there but {tmp_path}/certs/{missing} is missing" in line
+
+
+@pytest.mark.parametrize("variable", ["TLS_CERT", "TLS_KEY"])
+def test_a_missing_file_is_rejected(tmp_path: Path, pair: dict[str, str], variable: str) -> None:
+    line = rejected(configured(tmp_path), **(pair | {variable: "/nowhere/file"}))
+    assert f"{variable}=/nowhere/file cannot be read (No such file or directory); mount" in line
+
+
+@pytest.mark.parametrize(("variable", "other"), [("TLS_CERT", "TLS_KEY"), ("TLS_KEY", "TLS_CERT")])
+def test_one_set_without_its_default_partner_is_rejected(
+    tmp_path: Path, pair: dict[str, str], variable: str, other: str
+) -> None:
+    line = rejected(configured(tmp_path), **{variable: pair[variable]})
+    assert f"{other}={tmp_path}/certs/server." in line
+    assert "unset TLS_CERT and TLS_KEY" in line
+
+
+def test_one_set_with_its_default_partner_is_served(tmp_path: Path, pair: dict[str, str], pair_folder: Path) -> None:
+    arguments = default_pair(tmp_path, pair_folder, "server.crt")
+    assert check(arguments, TLS_KEY=pair["TLS_KEY"]).returncode == 0
+
+
+def test_a_broken_link_is_not_an_absent_pair(tmp_path: Path) -> None:
+    (tmp_path / "certs").mkdir()
+    for name in ("server.crt", "server.key"):
+        (tmp_path / "certs" / name).symlink_to("nowhere")
+    assert "TLS_CERT=" in rejected(configured(tmp_path))
+
+
+def test_the_curl_line_quotes_a_path(launch: Launch, tmp_path: Path, pair_folder: Path, authority: trustme.CA) -> None:
+    folder = tmp_path / "a folder's"
+    shutil.copytree(pair_folder, folder)
+    service = launch(TLS_CERT=str(folder / "server.crt"), TLS_KEY=str(folder / "server.key")).ready()
+    line = service.output.read_text().splitlines()[1].strip()
+    assert subprocess.run(["sh", "-c", f"{line} -sS"], check=False, capture_output=True).returncode == 0
+    assert authority
+    service.stop()

@@ -1,0 +1,77 @@
+"""server.toml written for a test, and what `python -m app --check` says about it."""
+
+import io
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+from tests.support.ports import free_ports
+from tests.support.processes import ROOT, clean_environment
+
+SERVER_TOML = (ROOT / "server.toml").read_text()
+
+
+def configured(folder: Path, text: str = SERVER_TOML) -> str:
+    """Write a server.toml into a folder without a default pair beside it; return the argument that names it."""
+    path = folder / "server.toml"
+    path.write_text(text)
+    return f"--config={path}"
+
+
+def with_certificate_interval(seconds: int) -> str:
+    """Return the text of a server.toml that has changed pairs looked for so often; 0 is never."""
+    assert "certificate_interval = 5" in SERVER_TOML
+    return SERVER_TOML.replace("certificate_interval = 5", f"certificate_interval = {seconds}")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """How a check ended, and what it wrote."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Check = Callable[..., Checked]
+
+
+def check(*arguments: str, **environment: str) -> Checked:
+    """Run the command `python -m app --check` in this process: a new interpreter would take most of the time.
+
+    What it changes of the process (blocked signals, the limit on open files) is put back.
+    """
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    port, tls_port = free_ports(2)
+    variables = clean_environment() | {"PORT": str(port), "TLS_PORT": str(tls_port)} | environment
+    output, errors = io.StringIO(), io.StringIO()
+    try:
+        from app.__main__ import main  # noqa: PLC0415 - blocks signals when it is imported
+
+        with (
+            mock.patch.dict(os.environ, variables, clear=True),
+            mock.patch.object(sys, "argv", ["app", "--check", *arguments]),
+            redirect_stdout(output),
+            redirect_stderr(errors),
+        ):
+            status = main()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    return Checked(status, output.getvalue(), errors.getvalue())
+
+
+def rejected(*arguments: str, **environment: str) -> str:
+    """Check that a configuration is rejected with exit status 2 and one line, and return the line."""
+    result = check(*arguments, **environment)
+    assert result.returncode == 2, result
+    assert result.stderr.startswith("configuration: ")
+    assert result.stderr.count("\n") == 1
+    return result.stderr

@@ -1,0 +1,77 @@
+"""The image in the Docker engine that `docker info` reaches."""
+
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support.processes import ROOT, wait_until
+
+IMAGE = "granian-json-test"
+HARDENED = ("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
+ARENA = ("--security-opt", "seccomp=unconfined")  # and unlimited memlock, which no memory here is locked for
+GIB = 2**30
+
+
+def engine_responds() -> bool:
+    try:
+        return subprocess.run(["docker", "info"], capture_output=True, timeout=20, check=False).returncode == 0
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return False
+
+
+def docker(*arguments: str, check: bool = True, timeout: float = 60) -> str:
+    result = subprocess.run(
+        ["docker", *arguments], capture_output=True, text=True, timeout=timeout, check=False, cwd=ROOT
+    )
+    if check and result.returncode:
+        pytest.fail(f"docker {' '.join(arguments)}: {result.returncode}\n{result.stdout}{result.stderr}")
+    return result.stdout + result.stderr
+
+
+@dataclass
+class Container:
+    identity: str
+    port: int
+    tls_port: int
+    h2c_port: int
+    begin: float
+
+    @property
+    def logs(self) -> str:
+        return docker("logs", self.identity)
+
+    def inspect(self, template: str) -> str:
+        return docker("inspect", "-f", template, self.identity).strip()
+
+    def get(self, target: str) -> httpx.Response:
+        return httpx.get(f"http://127.0.0.1:{self.port}{target}", trust_env=False)
+
+    def ready(self) -> "Container":
+        def responds() -> bool:
+            if self.inspect("{{.State.Running}}") != "true":
+                pytest.fail(f"ended with {self.inspect('{{.State.ExitCode}}')}\n{self.logs}")
+            try:
+                return self.get("/baseline11?a=1&b=1").status_code > 0
+            except httpx.TransportError:
+                return False
+
+        wait_until(responds, "a response", 30)
+        return self
+
+    def stop(self) -> None:
+        begin = time.monotonic()
+        docker("stop", "-t", "5", self.identity)
+        assert time.monotonic() - begin < 5
+        assert self.inspect("{{.State.ExitCode}}") == "0", self.logs
+
+
+Run = Callable[..., Container]
+
+
+def mounts(dataset: Path, certs: Path) -> tuple[str, ...]:
+    return ("-v", f"{dataset}:/data/dataset.json:ro", "-v", f"{certs}:/certs:ro")

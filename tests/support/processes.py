@@ -1,0 +1,84 @@
+"""Processes and sockets as the kernel shows them (proc(5)), and waiting for what they do."""
+
+import os
+import re
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def clean_environment() -> dict[str, str]:
+    """Return what a new shell would have: none of the variables that the service or TLS clients read."""
+    return {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+
+
+def wait_until(condition: Callable[[], bool], what: str, deadline: float = 10.0) -> None:
+    """Return once the condition holds; fail the test after `deadline` seconds."""
+    end = time.monotonic() + deadline
+    while not condition():
+        if time.monotonic() > end:
+            pytest.fail(f"not within {deadline} s: {what}")
+        time.sleep(0.01)
+
+
+def children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task")
+    try:
+        return [int(child) for task in tasks.iterdir() for child in (task / "children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process exists and is more than a zombie."""
+    try:
+        return not re.search(r"^State:\s+[ZX]", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def freeze(*pids: int) -> None:
+    """Stop processes with SIGSTOP, and return when they have stopped."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    for task in [task for pid in pids for task in Path(f"/proc/{pid}/task").iterdir()]:
+        wait_until(lambda task=task: "\nState:\tT" in (task / "status").read_text(), f"the stop of {task}")  # type: ignore[misc]
+
+
+def has_signal(pid: int, number: signal.Signals, *masks: str) -> bool:
+    """Whether a signal is in one of the masks of /proc/pid/status: SigPnd, ShdPnd, SigBlk."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    values = re.findall(rf"^(?:{'|'.join(masks)}):\t([0-9a-f]+)$", status, re.MULTILINE)
+    return any(int(value, 16) >> (number - 1) & 1 for value in values)
+
+
+def open_files(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def ticks(pid: int) -> int:
+    """Return the processor time of a process in clock ticks (/proc/pid/stat: utime and stime)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def has_been_read(connection: socket.socket) -> bool:
+    """Whether the other end's process has read all that was sent (/proc/net/tcp: rx_queue)."""
+    theirs, ours = (f":{end[1]:04X}" for end in (connection.getpeername(), connection.getsockname()))
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, _, queues, *_ = line.split()
+        if local.endswith(theirs) and remote.endswith(ours):
+            return queues.endswith(":00000000")
+    return False
+
+
+def open_connections(port: int) -> int:
+    """Return how many connections of a server's port it has not closed (/proc/net/tcp: ESTABLISHED or CLOSE_WAIT)."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(line[1].endswith(f":{port:04X}") and line[3] in {"01", "08"} for line in lines)
