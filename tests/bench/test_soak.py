@@ -12,6 +12,8 @@ from tests.support.service import Launch
 
 Measure = Callable[[soak.Target], soak.Figures]
 
+pytestmark = pytest.mark.xdist_group("load")  # one at a time: each loads the machine
+
 
 @pytest.mark.parametrize(
     "measure",

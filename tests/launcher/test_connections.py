@@ -14,6 +14,8 @@ from tests.support.service import Launch, Service
 
 CONNECTIONS = 1024  # `make soak` opens 4,096 and more
 
+pytestmark = pytest.mark.xdist_group("load")  # one at a time: each loads the machine
+
 
 @pytest.mark.usefixtures("many_files")
 @pytest.mark.parametrize("listener", ["json", "json-tls"])

@@ -19,6 +19,8 @@ from bench import oracle
 from tests.support.http2 import Client
 from tests.support.service import Service
 
+pytestmark = pytest.mark.xdist_group("load")  # one at a time: each loads the machine
+
 
 def flood_of_resets(client: Client) -> None:
     """Open streams and reset them at once (CVE-2023-44487)."""

@@ -71,6 +71,7 @@ def test_nothing_outlives_a_killed_launcher(launch: Launch, pair: dict[str, str]
     service.gone(5)
 
 
+@pytest.mark.xdist_group("load")
 def test_a_stopped_worker_responds_late_and_the_others_go_on(launch: Launch, pair: dict[str, str], load: Loads) -> None:
     service = launch(**pair).ready()
     kept = [load(service, listener, 64, pause=0.02) for listener in ("json", "json-tls")]
@@ -99,6 +100,7 @@ def test_a_stopped_worker_responds_late_and_the_others_go_on(launch: Launch, pai
     assert service.errors.read_text() == ""
 
 
+@pytest.mark.xdist_group("load")
 def test_a_worker_killed_under_load_cuts_its_own_connections_alone(
     launch: Launch, pair: dict[str, str], load: Loads
 ) -> None:

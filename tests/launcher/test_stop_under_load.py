@@ -9,6 +9,8 @@ from tests.support.load import Loads
 from tests.support.processes import wait_until
 from tests.support.service import STOP_DEADLINE, Launch, Service
 
+pytestmark = pytest.mark.xdist_group("load")  # one at a time: each loads the machine
+
 
 def stop_under(service: Service, loads: list[Load]) -> list[Tally]:
     """Load a service fully, stop it, and return what became of the requests."""

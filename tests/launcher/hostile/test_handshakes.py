@@ -95,6 +95,7 @@ def test_an_old_version_or_a_weak_suite_is_rejected(service: Service, offer: lis
 
 
 @pytest.mark.usefixtures("many_files")
+@pytest.mark.xdist_group("load")
 def test_1000_stalled_handshakes_delay_a_good_one_by_less_than_a_second(
     service: Service, connect_tls_port: Connect, trust: ssl.SSLContext
 ) -> None:
