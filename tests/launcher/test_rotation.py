@@ -75,9 +75,15 @@ class Requests:
             thread.join()
 
 
-@pytest.mark.parametrize("workers", ["1", "16"])
-@pytest.mark.parametrize("replace", [in_place, by_renaming])
-@pytest.mark.parametrize("order", [("server.crt", "server.key"), ("server.key", "server.crt")])
+@pytest.mark.parametrize(
+    ("workers", "replace", "order"),  # every two values meet in one of the four
+    [
+        ("1", in_place, ("server.crt", "server.key")),
+        ("1", by_renaming, ("server.key", "server.crt")),
+        ("16", in_place, ("server.key", "server.crt")),
+        ("16", by_renaming, ("server.crt", "server.key")),
+    ],
+)
 def test_a_new_pair_is_served_and_no_request_fails(
     launch: Launch,
     authority: trustme.CA,
@@ -139,7 +145,7 @@ def test_sighup_renews_at_once_and_interval_0_switches_renewal_off(
 
 
 def spoil(kind: str, folder: Path, authority: trustme.CA) -> str:
-    """Spoil the pair on disk; return what the line about it has to say."""
+    """Spoil the pair on disk; return what the line about it has to contain."""
     other = issue(authority, folder.parent / "other")
     if kind == "half-written":
         content = (other / "server.crt").read_bytes()

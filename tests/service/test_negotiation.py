@@ -144,9 +144,9 @@ def test_negotiation_is_the_rfcs(said: dict[str, int | None], data: st.DataObjec
         return 1000 if each is None else each
 
     gzipped, plain = weight("gzip", 0), weight("identity", -1)
-    refused = plain == 0
+    rejected = plain == 0
     preferred = gzipped > 0 and gzipped >= plain
-    expected = "gzip" if preferred else "none" if refused else "plain"
+    expected = "gzip" if preferred else "none" if rejected else "plain"
     result = encoder(GZIP)(GAIN, [(b"accept-encoding", field) for field in fields])
     assert expected == ("none" if result is None else "gzip" if len(result[1]) == 2 else "plain")
     assert encoded(b",".join(fields)) == expected

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,33 +16,35 @@ from tests.support.service import Launch
 
 
 @pytest.mark.parametrize(
-    "key",
+    "generate",
     [
-        rsa.generate_private_key(65537, 2048),
-        ec.generate_private_key(ec.SECP256R1()),
-        ec.generate_private_key(ec.SECP384R1()),
-        ed25519.Ed25519PrivateKey.generate(),
+        lambda: rsa.generate_private_key(65537, 2048),
+        lambda: ec.generate_private_key(ec.SECP256R1()),
+        lambda: ec.generate_private_key(ec.SECP384R1()),
+        ed25519.Ed25519PrivateKey.generate,
     ],
     ids=["RSA-2048", "P-256", "P-384", "Ed25519"],
 )
-def test_keys_that_rustls_accepts_are_served(launch: Launch, tmp_path: Path, key: PrivateKey) -> None:
-    service = launch(**write_self_signed(tmp_path, key)).ready()
+def test_keys_that_rustls_accepts_are_served(
+    launch: Launch, tmp_path: Path, generate: Callable[[], PrivateKey]
+) -> None:
+    service = launch(**write_self_signed(tmp_path, generate())).ready()
     assert "certificate for localhost" in service.output.read_text()
     service.stop()
 
 
 @pytest.mark.parametrize(
-    "key",
+    "generate",
     [
-        rsa.generate_private_key(65537, 1024),  # noqa: S505 - to be rejected
-        ec.generate_private_key(ec.SECP521R1()),
-        ec.generate_private_key(ec.SECP256K1()),
-        dsa.generate_private_key(2048),
+        lambda: rsa.generate_private_key(65537, 1024),  # noqa: S505 - to be rejected
+        lambda: ec.generate_private_key(ec.SECP521R1()),
+        lambda: ec.generate_private_key(ec.SECP256K1()),
+        lambda: dsa.generate_private_key(2048),
     ],
     ids=["RSA-1024", "P-521", "secp256k1", "DSA"],
 )
-def test_keys_that_rustls_does_not_accept_are_rejected(tmp_path: Path, key: PrivateKey) -> None:
-    files = write_self_signed(tmp_path, key)
+def test_keys_that_rustls_does_not_accept_are_rejected(tmp_path: Path, generate: Callable[[], PrivateKey]) -> None:
+    files = write_self_signed(tmp_path, generate())
     assert f"TLS_KEY={files['TLS_KEY']} is of a type that rustls does not take" in rejected(**files)
 
 

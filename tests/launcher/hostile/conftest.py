@@ -44,7 +44,7 @@ def other_clients_are_served(service: Service, trust: ssl.SSLContext) -> Iterato
                 failures.append(repr(error))
             if ended:
                 return
-            ending.wait(0.01)
+            ending.wait(0.05)
 
     others = [threading.Thread(target=request_until_the_end, args=(context,)) for context in (None, trust)]
     for each in others:
