@@ -34,7 +34,7 @@ def no_response_is_cut(tally: Tally, connections: int) -> None:
     no byte of a response (RFC 9112, section 9.3.1).
     """
     assert (tally.broken, tally.wrong, tally.waiting) == (0, 0, 0), tally
-    assert tally.unanswered <= max(5, connections / 100), tally
+    assert tally.unanswered <= connections / 100, tally
     assert tally.idle + tally.unanswered == connections, tally
 
 
