@@ -9,7 +9,7 @@ RUNTIME := $(VENV)/runtime-$(INTERPRETER)
 DEVELOPMENT := $(VENV)/development-$(INTERPRETER)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-fast test-container check soak bench bench-app bench-full lock clean
+.PHONY: help serve test test-fast test-container format check soak bench bench-app bench-full lock clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -42,10 +42,15 @@ soak: $(DEVELOPMENT)  ## load the service for half an hour, into docs/reliabilit
 test-container: $(DEVELOPMENT)  ## build the image and test it in the Docker engine that `docker info` reaches
 	@$(BIN)/python -m pytest -m container -rP
 
-check: $(DEVELOPMENT)  ## format and lint (ruff), types (mypy)
+format: $(DEVELOPMENT)  ## format, and mend what ruff can mend
+	$(BIN)/ruff check --fix --silent . || true
+	$(BIN)/ruff format .
+
+check: $(DEVELOPMENT)  ## format and lint (ruff), types (mypy), who imports whom (import-linter)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache --no-logo
 
 bench-app: $(RUNTIME)  ## what a request costs in process, against msgspec's encode alone
 	@$(BIN)/python -m bench.app

@@ -17,8 +17,8 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module's attributes have 
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import os
 
-    from app.service.application import application
+    from app.service.application import build
     from app.service.catalogue import load
 
-    globals()["app"] = application(load(os.environ))
+    globals()["app"] = build(load(os.environ))
     return globals()["app"]

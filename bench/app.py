@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from app.service.application import Application, application
+from app.service.application import Application, build
 from app.service.catalogue import Catalogue, Item, Line, Page, load
 from bench import asgi, heads, oracle
 
@@ -80,7 +80,7 @@ def measure() -> Cost:
     items = load(os.environ)
     if len(items) < 50:
         raise SystemExit(f"DATASET_PATH: {len(items)} items; the arena's mix needs 50")
-    encode, request = encode_alone(items), whole_request(application(items))
+    encode, request = encode_alone(items), whole_request(build(items))
     seconds(encode)
     seconds(request)
     rounds = [(seconds(encode), seconds(request)) for _ in range(ROUNDS)]
@@ -102,7 +102,7 @@ def main() -> None:
     print(f"request       {cost.request:6.2f} us")
     print(f"ratio         {cost.ratio:6.2f}    (8 in 10 rounds between {cost.low:.2f} and {cost.high:.2f})")
     print()
-    print(heads.text(heads.measure(application(load(os.environ)))))
+    print(heads.text(heads.measure(build(load(os.environ)))))
 
 
 if __name__ == "__main__":

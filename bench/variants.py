@@ -8,7 +8,6 @@ import sys
 import zlib
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,9 +15,9 @@ import brotli
 from isal import isal_zlib
 from zlib_ng import zlib_ng
 
-from app.launcher import supervisor as launcher
+from app import run
 from app.service import catalogue
-from app.service.application import CONTENT_TYPE, Application, Message, Receive, Send, application
+from app.service.application import CONTENT_TYPE, Application, Message, Receive, Send, build
 from app.service.negotiation import Coding
 from app.settings import config
 from bench import oracle
@@ -54,7 +53,7 @@ def variant(name: str) -> Application:
     if name == "ceiling":
         return ready_bodies()
     coding = Coding(name.partition("-")[0].encode(), CANDIDATES[name])
-    return application(catalogue.load(os.environ), coding)
+    return build(catalogue.load(os.environ), coding)
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module's attributes have no common type
@@ -67,14 +66,10 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module's attributes have 
 
 def serve(built: Application) -> int:
     """Serve an application as `python -m app` serves its own, with the same settings; return the exit status."""
-    from app.__main__ import PROJECT, pair_of  # noqa: PLC0415 - blocks signals, also for who imports this module for a name
-
-    configuration = config.read(PROJECT / "server.toml", os.environ)
-    connections = launcher.raise_descriptor_limit(configuration.backpressure)
-    configuration = replace(configuration, backpressure=connections)
+    configuration = config.read(config.path_of(None, os.environ), os.environ)
     with ExitStack() as stack:
-        pairs = [pair_of(listener, configuration.host, stack) for listener in configuration.listeners]
-        return launcher.run(configuration, pairs, built, lambda: None, "/json/5?m=7")
+        configuration, endpoints = run.preflight(configuration, stack)
+        return run.serve(configuration, endpoints, built, "/json/5?m=7")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A worker's event loop: uvloop, but for requests, which are answered in the thread that brings them."""
+"""An event loop that runs a request's coroutine in the thread that brings it."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,11 +10,11 @@ import uvloop
 
 
 class Loop(uvloop.Loop):
-    """An event loop for applications that never wait for anything.
+    """uvloop, except for the coroutines of applications that never wait for anything.
 
-    Granian (2.8.7, _futures.py) makes a request's scope in a thread of its own, which then wakes the loop's thread to run
-    the application's coroutine. Ours is through at the first step, so it is run at once, and no other thread is woken for
-    it (bench/REPORT.md has what that brings).
+    Granian (2.8.7, _futures.py) creates a request's coroutine in one of its own threads, and hands it over to the
+    loop's thread by `call_soon_threadsafe`, which has to be woken. An application that never waits ends at its first
+    step, so the step is taken at once, in Granian's thread (bench/REPORT.md has what that brings).
     """
 
     def call_soon_threadsafe(  # type: ignore[override]
@@ -23,19 +23,12 @@ class Loop(uvloop.Loop):
         *args: Any,  # noqa: ANN401 - as they are asyncio's
         context: Context | None = None,
     ) -> asyncio.Handle | None:
-        """Run a coroutine that is handed over; hand on everything else."""
+        """Run a coroutine that is handed over; pass on everything else."""
         if not (args and isinstance(args[0], CoroutineType)):
             return super().call_soon_threadsafe(callback, *args, context=context)
         try:
             args[0].send(None)
         except StopIteration:
             return None
-        args[0].close()  # it waits, and nobody would wake it: Granian's wrapper says so in the log, and answers 500
+        args[0].close()  # it waits, and nobody would wake it: Granian logs the error, and responds with 500
         return None
-
-
-def build() -> Loop:
-    """Make the loop of this thread."""
-    loop = Loop()
-    asyncio.set_event_loop(loop)
-    return loop

@@ -1,9 +1,11 @@
-"""Whether a listener answers: asked by the launcher at the start, and by the container's health check."""
+"""Whether a listener answers: asked before it counts as serving, and by the container's health check."""
 
+import argparse
 import os
 import socket
 import ssl
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from app.settings import config
@@ -19,33 +21,49 @@ HTTP2_REQUEST = (
 
 
 def reachable(host: str) -> str:
-    """Find the address under which this machine reaches a listener bound to `host`."""
+    """Return the address under which this machine reaches a listener bound to `host`."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - recognised, not bound
 
 
-def answers(host: str, listener: config.Listener, leaf: bytes | None = None) -> bool:
-    """Say whether a listener answers a request within a second, and with that leaf (DER) where one is given."""
+def responds(
+    host: str,
+    listener: config.Listener,
+    *,
+    leaf: bytes | None = None,
+    timeout: float = 1.0,
+    before_connect: Callable[[socket.socket], None] = lambda _: None,
+) -> bool:
+    """Return whether a listener sends a response, with the certificate `leaf` (DER) if one is given.
+
+    Each step may take `timeout` seconds. `before_connect` gets the client's socket, bound to the address that it
+    connects from.
+    """
+    address = reachable(host)
     try:
-        with socket.create_connection((reachable(host), listener.port), timeout=1) as plain:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as plain:
+            plain.settimeout(timeout)
+            plain.bind((address, 0))
+            before_connect(plain)
+            plain.connect((address, listener.port))
             if listener.protocol == "h2c":
-                return _replies_over_http2(plain)
-            if not listener.tls:
-                return _replies(plain)
+                return _responds_over_http2(plain)
+            if listener.tls is None:
+                return _responds(plain)
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE  # it is our own; where it matters the leaf itself is compared
             with context.wrap_socket(plain) as encrypted:
-                return leaf in (None, encrypted.getpeercert(binary_form=True)) and _replies(encrypted)
-    except OSError:  # refused, reset, timed out, or no TLS: it does not answer
+                return leaf in (None, encrypted.getpeercert(binary_form=True)) and _responds(encrypted)
+    except OSError:  # refused, reset, timed out, or no TLS: no response
         return False
 
 
-def _replies(connection: socket.socket) -> bool:
+def _responds(connection: socket.socket) -> bool:
     connection.sendall(REQUEST)
     return connection.recv(9).startswith(b"HTTP/1.1")
 
 
-def _replies_over_http2(connection: socket.socket) -> bool:
+def _responds_over_http2(connection: socket.socket) -> bool:
     connection.sendall(HTTP2_REQUEST)
     with connection.makefile("rb") as stream:
         while len(head := stream.read(9)) == 9:  # a frame's length, type, flags and stream (RFC 9113, section 4.1)
@@ -56,15 +74,18 @@ def _replies_over_http2(connection: socket.socket) -> bool:
 
 
 def main() -> int:
-    """Ask every listener; the exit status is 0 when all answer, 1 when one does not, 2 on a bad setting."""
+    """Ask every listener; the exit status is 0 if all respond, 1 if one does not, 2 for an invalid setting."""
+    parser = argparse.ArgumentParser(prog="python -m app.launcher.probe", description=__doc__)
+    parser.add_argument("--config", type=Path, metavar="FILE", help="server.toml (SERVER_CONFIG)")
+    arguments = parser.parse_args()
     try:
-        configuration = config.read(Path(__file__).parents[2] / "server.toml", os.environ)
+        configuration = config.read(config.path_of(arguments.config, os.environ), os.environ)
     except ConfigurationError as error:
         print(f"configuration: {error}", file=sys.stderr)
         return 2
-    silent = [each.name for each in configuration.listeners if not answers(configuration.host, each)]
+    silent = [each.name for each in configuration.listeners if not responds(configuration.server.host, each)]
     for name in silent:
-        print(f"listener {name} does not answer", file=sys.stderr)
+        print(f"listener {name} does not respond", file=sys.stderr)
     return 1 if silent else 0
 
 

@@ -6,18 +6,20 @@ from pathlib import Path
 
 import msgspec
 
-from app.settings import files
-from app.settings.errors import ConfigurationError
+from app.settings.errors import ConfigurationError, shown
+from app.settings.files import MIB, NamedFile, from_environment
 
 MULTIPLIER_MIN = -(2**31)
 MULTIPLIER_MAX = 2**31 - 1
 TOTAL_MIN = -(2**63)
 TOTAL_MAX = 2**63 - 1
 
-SELECTIONS_READY = 100  # counts whose lists are made ahead; all of them would take the square of the items
+SELECTIONS_READY = 100  # counts whose lists of items are made once; for every count they would take the items' square
 
 MOUNTED = Path("/data/dataset.json")  # where the arena mounts its own
 BUNDLED = Path(__file__).parent / "dataset.json"
+LARGEST = 64 * MIB
+"""Bytes of the largest dataset that is read: it takes about ten times as much memory."""
 
 
 class Rating(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -41,19 +43,19 @@ class Item(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 
 class Line(Item, gc=False):
-    """An item as served: with price x quantity x multiplier."""
+    """An item as served: `total` is price x quantity x multiplier."""
 
     total: int = 0
 
 
 class Page(msgspec.Struct, gc=False):
-    """The body of an answer."""
+    """The body of a response."""
 
     items: list[Line]
     count: int
 
 
-_encode_into = msgspec.json.Encoder().encode_into
+_write_json = msgspec.json.Encoder().encode_into
 
 
 def load(environment: Mapping[str, str]) -> list[Item]:
@@ -61,17 +63,20 @@ def load(environment: Mapping[str, str]) -> list[Item]:
 
     Raises ConfigurationError, which names the file, the item and the field.
     """
-    path = Path(environment.get("DATASET_PATH", MOUNTED if files.is_there(MOUNTED) else BUNDLED))
-    source = f"DATASET_PATH={path}"
-    content = files.read("DATASET_PATH", path, "name a readable file, or unset DATASET_PATH")
+    remedy = "name a readable file, or unset DATASET_PATH"
+    source = from_environment(environment, "DATASET_PATH", remedy) or NamedFile("DATASET_PATH", MOUNTED)
+    if source.path == MOUNTED and "DATASET_PATH" not in environment and not source.is_there():
+        source = NamedFile("DATASET_PATH", BUNDLED)
+    content = source.read(LARGEST, remedy)
     try:
         items = msgspec.json.decode(content, type=list[Item])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigurationError(
-            f"{source}: {error}; it must be a JSON array of items with the fields {', '.join(Item.__struct_fields__)}"
+            f"{source}: {shown(error)}; it must be a JSON array of items with the fields"
+            f" {', '.join(Item.__struct_fields__)}"
         ) from error
     if not items:
-        raise ConfigurationError(f"{source} holds no items; give it one at least")
+        raise ConfigurationError(f"{source} holds no items; give it at least one")
     for index, item in enumerate(items):
         base = item.price * item.quantity
         extremes = (base * MULTIPLIER_MIN, base * MULTIPLIER_MAX)
@@ -94,11 +99,11 @@ def _renderer(items: Sequence[Item]) -> Callable[[int, int], bytes]:
     ready = [select(count) for count in range(min(len(lines), SELECTIONS_READY) + 1)]
 
     def page(count: int, multiplier: int) -> bytes:
-        selected, answer = ready[count] if count < len(ready) else select(count)
+        selected, response = ready[count] if count < len(ready) else select(count)
         for line, base in selected:
             line.total = base * multiplier
         # Into a buffer that has grown to its size before: `encode` would grow a new one each time.
-        _encode_into(answer, buffer)
+        _write_json(response, buffer)
         return bytes(buffer)
 
     return page

@@ -1,11 +1,13 @@
-"""Certificate chain and private key: one value, checked before anything serves it."""
+"""A pair, certificate chain and private key: one value, checked before anything serves it."""
 
 import datetime as dt
 import os
 import ssl
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PosixPath
+from typing import Any
 
 import trustme
 from cryptography import x509
@@ -19,37 +21,45 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from app.settings import files
-from app.settings.errors import ConfigurationError
+from app.settings.config import PairFiles
+from app.settings.errors import ConfigurationError, shown
+from app.settings.files import MIB
 
+REMEDY = "mount both files readable, or unset TLS_CERT and TLS_KEY and remove the default pair"
 KEYS = "RSA of 2048 to 4096 bits, ECDSA on P-256 or P-384, or Ed25519"
+UNREADABLE = (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
+"""What cryptography raises for a certificate whose parts it cannot parse."""
 
 
 class SealedFile(PosixPath):
-    """A file in memory that processes forked from this one can open, and nobody else can change.
+    """A file in memory that this process and those forked from it can open, and no other process can change.
 
-    Granian resolves the paths that it is given; a descriptor has no other name, so this stays as it is.
+    Granian resolves the paths that it is given. A descriptor has no other name, so `resolve` returns this path.
     """
 
     @classmethod
     def of(cls, content: bytes) -> "SealedFile":
-        """Make one; it lives as long as a process holds its descriptor."""
+        """Return a file that lives as long as a process holds its descriptor. Raises OSError."""
         descriptor = os.memfd_create("pem")
-        os.write(descriptor, content)
+        try:
+            os.write(descriptor, content)
+        except OSError:  # a limit on file sizes counts here, too
+            os.close(descriptor)
+            raise
         return cls(f"/proc/self/fd/{descriptor}")
 
     def resolve(self, strict: bool = False) -> "SealedFile":  # noqa: ARG002, FBT001, FBT002 - Path's signature
-        """Return itself."""
+        """Return this path, unresolved."""
         return self
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the descriptor."""
         os.close(int(self.name))
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A certificate chain and its private key, as PEM that rustls is known to take."""
+    """A certificate chain and its private key, as PEM that rustls accepts."""
 
     origin: str
     leaf: x509.Certificate
@@ -57,19 +67,13 @@ class Pair:
     key_pem: bytes
     authority: Path
     """What a client may trust to verify the leaf (`curl --cacert`)."""
-    as_read: tuple[bytes, bytes] | None = None
-    """The two files as they were; None where there were none."""
+    content: tuple[bytes, bytes] | None = None
+    """What the two files held, byte for byte; None if there were none."""
 
     @property
     def names(self) -> list[str]:
-        """The DNS names and addresses that the leaf is for (RFC 6125); its common name where it has none."""
-        try:
-            alternative = self.leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        except x509.ExtensionNotFound:
-            common = self.leaf.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
-            return [str(attribute.value) for attribute in common]
-        addresses = [str(address) for address in alternative.get_values_for_type(x509.IPAddress)]
-        return alternative.get_values_for_type(x509.DNSName) + addresses
+        """The leaf's names, as `names_of` returns them."""
+        return names_of(self.leaf)
 
     @property
     def fingerprint(self) -> str:
@@ -83,79 +87,89 @@ class Pair:
         return not self.leaf.not_valid_before_utc <= now <= self.leaf.not_valid_after_utc
 
 
-def renewal(pair: Pair, certificate: tuple[str, Path], key: tuple[str, Path]) -> Pair | None:
-    """Read the files of a pair anew; None where they hold what `pair` is.
+def names_of(leaf: x509.Certificate) -> list[str]:
+    """Return the DNS names and addresses that a leaf is for (RFC 6125); its common name if it has none.
 
-    Raises ConfigurationError for whatever `load` does, and for a leaf outside its period of validity.
+    Raises one of UNREADABLE for extensions that cannot be parsed.
     """
-    if pair.as_read == _read(certificate, key):  # most looks end here: to parse and check a key takes milliseconds
-        return None
-    new = load(certificate, key)
-    if (new.chain_pem, new.key_pem) == (pair.chain_pem, pair.key_pem):
-        return None
-    if new.expired:
-        raise ConfigurationError(
-            f"{certificate[0]}={certificate[1]} is valid from {new.leaf.not_valid_before_utc:%Y-%m-%d %H:%M} to"
-            f" {new.leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC, which is not now; have it issued anew"
-        )
-    return new
+    try:
+        alternative = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        common = leaf.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+        return [str(attribute.value) for attribute in common]
+    addresses = [str(address) for address in alternative.get_values_for_type(x509.IPAddress)]
+    return alternative.get_values_for_type(x509.DNSName) + addresses
 
 
-def load(certificate: tuple[str, Path], key: tuple[str, Path]) -> Pair:
-    """Read and check a pair, each file given with the setting that names it.
+def read(files: PairFiles) -> tuple[bytes, bytes]:
+    """Return what the two files hold now, unchecked. Raises ConfigurationError if one cannot be read."""
+    return files.certificate.read(MIB, REMEDY), files.key.read(MIB, REMEDY)
 
-    Raises ConfigurationError: a file that cannot be read or is not PEM, an encrypted key, a key that rustls
-    does not take, a key that is not the certificate's.
+
+def load(files: PairFiles) -> Pair:
+    """Read and check a pair. Raises ConfigurationError as `read` and `check` do."""
+    return check(files, read(files))
+
+
+def check(files: PairFiles, content: tuple[bytes, bytes]) -> Pair:
+    """Return the pair that the two files held.
+
+    Raises ConfigurationError: a file that is not PEM, an encrypted key, a key that rustls does not accept, a key that
+    is not the certificate's.
     """
-    certificate_setting, certificate_path = certificate
-    key_setting, key_path = key
-    certificate_pem, key_pem = _read(certificate, key)
+    certificate_pem, key_pem = content
     try:
         chain = x509.load_pem_x509_certificates(certificate_pem)
     except ValueError as error:
         raise ConfigurationError(
-            f"{certificate_setting}={certificate_path} is not a PEM certificate chain; give the leaf, then what signed it"
+            f"{files.certificate} is not a PEM certificate chain; give the leaf, then its issuers"
         ) from error
-    where = f"{key_setting}={key_path}"
-    try:
-        private = load_pem_private_key(key_pem, password=None)
-    except TypeError as error:
-        raise ConfigurationError(f"{where} is encrypted; decrypt it (`openssl pkey -in ... -out ...`)") from error
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise ConfigurationError(f"{where} is not a PEM private key; give one of {KEYS}") from error
     leaf = chain[0]
-    if not _rustls_takes(private) or leaf.public_key_algorithm_oid == x509.oid.PublicKeyAlgorithmOID.RSASSA_PSS:
-        raise ConfigurationError(f"{where} is of a type that rustls does not take; use {KEYS}")
+    private = _private_key(files, key_pem)
+    if not _rustls_accepts(private) or leaf.public_key_algorithm_oid == x509.oid.PublicKeyAlgorithmOID.RSASSA_PSS:
+        raise ConfigurationError(f"{files.key} is of a type that rustls does not accept; use {KEYS}")
     if leaf.version != x509.Version.v3:
         raise ConfigurationError(
-            f"{certificate_setting}={certificate_path} is an X.509 {leaf.version.name} certificate, which rustls does"
-            f" not take; have a v3 certificate issued (with `openssl x509 -req`, one that has extensions)"
+            f"{files.certificate} is an X.509 {leaf.version.name} certificate, which rustls does not accept;"
+            f" have a v3 certificate issued (with `openssl x509 -req`, one that has extensions)"
         )
-    if leaf.public_key() != private.public_key():
+    try:
+        same = leaf.public_key() == private.public_key()
+        names_of(leaf)
+    except UNREADABLE as error:
         raise ConfigurationError(
-            f"{where} is not the key of the certificate in {certificate_setting}={certificate_path};"
+            f"{files.certificate} cannot be read ({shown(error)}); have a certificate issued that OpenSSL prints"
+            f" (`openssl x509 -text -in ...`)"
+        ) from error
+    if not same:
+        raise ConfigurationError(
+            f"{files.key} is not the key of the certificate in {files.certificate};"
             f" give the two that were made together"
         )
     pair = Pair(
-        origin=f"{certificate_path}, {key_path}",
+        origin=f"{files.certificate.path}, {files.key.path}",
         leaf=leaf,
-        # Written anew, so that what these parsers read is what Granian's two parsers, OpenSSL and rustls, get to see.
+        # Serialised again, so that Granian's parsers (OpenSSL and rustls) get what these parsers have read.
         chain_pem=b"".join(each.public_bytes(Encoding.PEM) for each in chain),
         key_pem=private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
-        authority=certificate_path,
-        as_read=(certificate_pem, key_pem),
+        authority=files.certificate.path,
+        content=content,
     )
-    _check_with_openssl(pair, f"{certificate_setting}={certificate_path}")
+    _check_with_openssl(pair, files)
     return pair
 
 
-def _read(certificate: tuple[str, Path], key: tuple[str, Path]) -> tuple[bytes, bytes]:
-    remedy = "mount both files readable, or unset TLS_CERT and TLS_KEY and remove the default pair"
-    return files.read(*certificate, remedy), files.read(*key, remedy)
+def _private_key(files: PairFiles, key_pem: bytes) -> Any:  # noqa: ANN401 - cryptography's key types have no common base
+    try:
+        return load_pem_private_key(key_pem, password=None)
+    except TypeError as error:
+        raise ConfigurationError(f"{files.key} is encrypted; decrypt it (`openssl pkey -in ... -out ...`)") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise ConfigurationError(f"{files.key} is not a PEM private key; give one of {KEYS}") from error
 
 
-def _rustls_takes(key: object) -> bool:
-    """Say whether rustls' ring provider can sign with `key` (ring::signature)."""
+def _rustls_accepts(key: object) -> bool:
+    """Return whether rustls' ring provider can sign with `key` (ring::signature)."""
     match key:
         case rsa.RSAPrivateKey():
             return 2048 <= key.key_size <= 4096
@@ -165,22 +179,31 @@ def _rustls_takes(key: object) -> bool:
             return isinstance(key, ed25519.Ed25519PrivateKey)
 
 
-def _check_with_openssl(pair: Pair, where: str) -> None:
-    """Let OpenSSL load the pair, as Granian does before it starts: it refuses weak digests, for one."""
-    chain, key = SealedFile.of(pair.chain_pem), SealedFile.of(pair.key_pem)
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(chain, key)
-    except ssl.SSLError as error:
-        raise ConfigurationError(f"{where} is refused by OpenSSL ({error.reason}); have it issued anew") from error
-    finally:
-        chain.close()
-        key.close()
+def _check_with_openssl(pair: Pair, files: PairFiles) -> None:
+    """Load the pair with OpenSSL, as Granian does before it starts: it refuses weak digests, for one."""
+    with ExitStack() as stack:
+        try:
+            chain, key = SealedFile.of(pair.chain_pem), SealedFile.of(pair.key_pem)
+        except OSError as error:
+            raise ConfigurationError(
+                f"{files.certificate} cannot be held in memory ({error.strerror}); raise the limit on file sizes"
+                f" (ulimit -f) or on open files (ulimit -n)"
+            ) from error
+        stack.callback(chain.close)
+        stack.callback(key.close)
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(chain, key)
+        except ssl.SSLError as error:
+            raise ConfigurationError(
+                f"{files.certificate} is rejected by OpenSSL ({error.reason}); have it issued anew"
+            ) from error
 
 
 def self_signed(names: Sequence[str], directory: Path) -> Pair:
-    """Make an authority and a leaf for `names` that last as long as the process.
+    """Return a pair for `names`, signed by an authority made for this process.
 
-    The authority's certificate goes into `directory`; the private keys are never written to a disk.
+    The authority's certificate is written into `directory`; the private keys are never on a disk. Raises
+    ConfigurationError if the directory cannot be written to.
     """
     authority = trustme.CA(organization_name="self-signed for this run")
     leaf = authority.issue_cert(*names)
@@ -191,7 +214,7 @@ def self_signed(names: Sequence[str], directory: Path) -> Pair:
         path.write_bytes(authority.cert_pem.bytes())
     except OSError as error:
         raise ConfigurationError(
-            f"the self-signed pair's authority cannot be written to {path} ({error.strerror});"
+            f"the self-signed pair's authority cannot be written to {shown(path)} ({error.strerror});"
             f" point TMPDIR at a writable directory, or set TLS_CERT and TLS_KEY"
         ) from error
     return Pair(

@@ -9,23 +9,29 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from app.settings import files
-from app.settings.errors import ConfigurationError
+from app.settings.errors import ConfigurationError, shown
+from app.settings.files import MIB, NamedFile
 
+DEFAULT_PATH = Path(__file__).parents[2] / "server.toml"
+CONFIG_VARIABLE = "SERVER_CONFIG"
+
+MOST_WORKERS = 512
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
-Positive = Annotated[int, msgspec.Meta(ge=1)]
+Workers = Annotated[int, msgspec.Meta(ge=1, le=MOST_WORKERS)]
+Connections = Annotated[int, msgspec.Meta(ge=1, le=2**20)]
+Seconds = Annotated[int, msgspec.Meta(ge=1, le=3600)]
 Protocol = Literal["http/1.1", "h2c"]  # h2c: HTTP/2 by prior knowledge (RFC 9113, section 3.3)
 
 
 class TlsTable(msgspec.Struct, forbid_unknown_fields=True):
-    """Where a listener's pair lies, as seen from the folder of `server.toml`."""
+    """The files of a listener's pair, relative to the folder of `server.toml`."""
 
     certificate: str
     key: str
 
 
 class ListenerTable(msgspec.Struct, forbid_unknown_fields=True):
-    """A `[[listener]]` table; one that is not enabled is served where its port's variable is set."""
+    """A `[[listener]]` table; a disabled listener is served if the variable of its port is set."""
 
     name: str
     port: Port
@@ -35,107 +41,119 @@ class ListenerTable(msgspec.Struct, forbid_unknown_fields=True):
     tls: TlsTable | None = None
 
 
-class ServerTable(msgspec.Struct, forbid_unknown_fields=True):
+def _available_cpus() -> int:
+    return min(len(os.sched_getaffinity(0)), MOST_WORKERS)
+
+
+class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The `[server]` table; times are seconds."""
 
     host: str
-    backlog: Positive
-    backpressure: Positive
+    backlog: Connections
+    backpressure: Connections
     header_read_timeout: Annotated[int, msgspec.Meta(ge=1, le=60)]
-    unread_timeout: Annotated[int, msgspec.Meta(ge=1, le=3600)]
-    start_deadline: Positive
-    stop_deadline: Positive
-    certificate_interval: Annotated[int, msgspec.Meta(ge=0)]
-    workers: Positive | None = None
+    unread_timeout: Seconds
+    start_deadline: Seconds
+    stop_deadline: Seconds
+    certificate_interval: Annotated[int, msgspec.Meta(ge=0, le=86400)]
+    drain_deadline: Seconds = 30
+    worker_growth: Annotated[int, msgspec.Meta(ge=64, le=2**20)] = 512
+    """MiB that a worker may grow by until it is replaced."""
+    workers: Workers = msgspec.field(default_factory=_available_cpus)
 
 
 class ServerFile(msgspec.Struct, forbid_unknown_fields=True):
     """The whole of `server.toml`."""
 
-    server: ServerTable
+    server: Server
     listener: Annotated[list[ListenerTable], msgspec.Meta(min_length=1)]
 
 
 @dataclass(frozen=True)
-class PairFiles:
-    """Where to find a pair: each file beside the name of the setting that says so."""
+class SelfSigned:
+    """A pair that is made for this run."""
 
-    certificate: tuple[str, Path]
-    key: tuple[str, Path]
+
+@dataclass(frozen=True)
+class PairFiles:
+    """A pair in two files."""
+
+    certificate: NamedFile
+    key: NamedFile
 
 
 @dataclass(frozen=True)
 class Listener:
-    """A port to serve, and over what."""
+    """A port to serve, its protocol, and where its pair comes from; None without TLS."""
 
     name: str
     port: int
     port_variable: str
     protocol: Protocol
-    tls: bool
-    pair_files: PairFiles | None
-    """None where there is no TLS, or where a pair has to be made for this run."""
+    tls: SelfSigned | PairFiles | None
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """All that the launcher needs to know; times are seconds."""
+    """All that the launcher needs to know."""
 
-    host: str
-    workers: int
-    backlog: int
-    backpressure: int
-    header_read_timeout: int
-    unread_timeout: int
-    start_deadline: int
-    stop_deadline: int
-    certificate_interval: int
+    path: Path
+    server: Server
     listeners: tuple[Listener, ...]
 
 
-def read(path: Path, environment: Mapping[str, str]) -> Configuration:
-    """Read `server.toml` at `path` and what of `environment` overrides it.
+def path_of(argument: Path | None, environment: Mapping[str, str]) -> NamedFile:
+    """Return which `server.toml` is read: `--config`, else SERVER_CONFIG, else the project's own."""
+    if argument is not None:
+        return NamedFile("--config", argument.absolute())
+    named = environment.get(CONFIG_VARIABLE)
+    if named is not None:
+        return NamedFile.of(CONFIG_VARIABLE, named, "give the path of a server.toml, or unset it")
+    return NamedFile("--config", DEFAULT_PATH)
+
+
+def read(file: NamedFile, environment: Mapping[str, str]) -> Configuration:
+    """Read `server.toml` and the variables that override it.
 
     HOST, WORKERS, TLS_CERT, TLS_KEY and the variable that each listener names for its port.
     Raises ConfigurationError, which names the file or the variable at fault.
     """
-    remedy = "name a readable file with --config"
+    path = file.path
     try:
-        tables = msgspec.toml.decode(files.read("--config", path, remedy), type=ServerFile)
+        tables = msgspec.toml.decode(file.read(MIB, "name a readable server.toml"), type=ServerFile)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(
-            f"{path}: {error}; see the server.toml of the project for what may stand there"
+            f"{shown(path)}: {shown(error)}; see the project's server.toml for valid settings"
         ) from error
-    server = tables.server
+    except RecursionError as error:
+        raise ConfigurationError(f"{shown(path)} nests tables too deeply; see the project's server.toml") from error
     listeners = tuple(
         _listener(table, path.resolve().parent, environment)
         for table in tables.listener
         if table.enabled or table.port_variable in environment
     )
+    _check_listeners(path, listeners)
+    server = msgspec.structs.replace(
+        tables.server,
+        host=_host(environment.get("HOST", tables.server.host)),
+        workers=_integer(environment, "WORKERS", 1, MOST_WORKERS) or tables.server.workers,
+    )
+    return Configuration(path, server, listeners)
+
+
+def _check_listeners(path: Path, listeners: tuple[Listener, ...]) -> None:
     if not listeners:
-        raise ConfigurationError(f"{path}: no listener is enabled; enable one, or set the variable of its port")
+        raise ConfigurationError(f"{shown(path)}: no listener is enabled; enable one, or set the variable of its port")
     for index, listener in enumerate(listeners):
         for other in listeners[:index]:
             if listener.name == other.name:
-                raise ConfigurationError(f"{path}: two listeners have the name {listener.name}; rename one")
+                raise ConfigurationError(f"{shown(path)}: two listeners are named {shown(listener.name)}; rename one")
             if listener.port == other.port:
                 raise ConfigurationError(
-                    f"{listener.port_variable}={listener.port}: listener {listener.name} would share it with"
-                    f" listener {other.name} ({other.port_variable}={other.port}); give each a port of its own"
+                    f"{shown(listener.port_variable)}={listener.port}: listener {shown(listener.name)} would share it"
+                    f" with listener {shown(other.name)} ({shown(other.port_variable)}={other.port});"
+                    f" give each a port of its own"
                 )
-    workers = _integer(environment, "WORKERS", 1, 1024)
-    return Configuration(
-        host=_host(environment.get("HOST", server.host)),
-        workers=workers or server.workers or len(os.sched_getaffinity(0)),
-        backlog=server.backlog,
-        backpressure=server.backpressure,
-        header_read_timeout=server.header_read_timeout,
-        unread_timeout=server.unread_timeout,
-        start_deadline=server.start_deadline,
-        stop_deadline=server.stop_deadline,
-        certificate_interval=server.certificate_interval,
-        listeners=listeners,
-    )
 
 
 def _integer(environment: Mapping[str, str], variable: str, least: int, most: int) -> int | None:
@@ -143,52 +161,55 @@ def _integer(environment: Mapping[str, str], variable: str, least: int, most: in
     if text is None:
         return None
     if not (text.isascii() and text.isdigit() and len(text) < 10 and least <= int(text) <= most):
-        raise ConfigurationError(f"{variable}={text!r} is not an integer from {least} to {most}; correct or unset it")
+        raise ConfigurationError(
+            f"{shown(variable)}={shown(repr(text))} is not an integer from {least} to {most}; correct or unset it"
+        )
     return int(text)
 
 
 def _host(text: str) -> str:
+    remedy = "use 127.0.0.1 for this machine alone, 0.0.0.0 or :: for all"
     try:
-        return str(ipaddress.ip_address(text))
+        address = ipaddress.ip_address(text)
     except ValueError as error:
-        raise ConfigurationError(
-            f"HOST={text!r} is not an IP address; use 127.0.0.1 for this machine alone, 0.0.0.0 or :: for all"
-        ) from error
+        raise ConfigurationError(f"HOST={shown(repr(text))} is not an IP address; {remedy}") from error
+    if address.is_multicast:
+        raise ConfigurationError(f"HOST={text} is a multicast address, which TCP cannot use; {remedy}")
+    return str(address)
 
 
 def _listener(table: ListenerTable, folder: Path, environment: Mapping[str, str]) -> Listener:
     port = _integer(environment, table.port_variable, 1, 65535)
     if table.protocol == "h2c" and table.tls:
         raise ConfigurationError(
-            f'listener {table.name}: protocol = "h2c" is HTTP/2 in cleartext; remove its tls table, or the protocol'
+            f'listener {shown(table.name)}: protocol = "h2c" is HTTP/2 in cleartext; remove its tls table, or the protocol'
         )
     return Listener(
         name=table.name,
         port=port or table.port,
         port_variable=table.port_variable,
         protocol=table.protocol,
-        tls=table.tls is not None,
-        pair_files=_pair_files(table.name, table.tls, folder, environment) if table.tls else None,
+        tls=_tls(table.name, table.tls, folder, environment) if table.tls else None,
     )
 
 
-def _pair_files(name: str, table: TlsTable, folder: Path, environment: Mapping[str, str]) -> PairFiles | None:
-    """Decide which pair is served; None where neither file was asked for or is there."""
-    pair = PairFiles(
-        certificate=(
-            f"listener {name}: TLS_CERT",
-            Path(environment.get("TLS_CERT", folder / table.certificate)),
-        ),
-        key=(f"listener {name}: TLS_KEY", Path(environment.get("TLS_KEY", folder / table.key))),
-    )
+def _tls(name: str, table: TlsTable, folder: Path, environment: Mapping[str, str]) -> SelfSigned | PairFiles:
+    """Decide which pair is served: files that are named or present, else one made for this run."""
+    prefix = f"listener {shown(name)}:"
+
+    def file(variable: str, default: str) -> NamedFile:
+        named = environment.get(variable)
+        text = str(folder / default) if named is None else named
+        return NamedFile.of(f"{prefix} {variable}", text, f"give the path of a file, or unset {variable}")
+
+    pair = PairFiles(file("TLS_CERT", table.certificate), file("TLS_KEY", table.key))
     if "TLS_CERT" in environment or "TLS_KEY" in environment:
         return pair
     # A broken link, or a folder that may not be searched, is not "no pair": it is reported when it is read.
-    paths = (pair.certificate[1], pair.key[1])
-    present = [path for path in paths if files.is_there(path)]
-    missing = [path for path in paths if path not in present]
+    present = [each.path for each in (pair.certificate, pair.key) if each.is_there()]
+    missing = [each.path for each in (pair.certificate, pair.key) if each.path not in present]
     if present and missing:
         raise ConfigurationError(
-            f"listener {name}: {present[0]} is there but {missing[0]} is missing; add it, or remove the other"
+            f"{prefix} {shown(present[0])} is there but {shown(missing[0])} is missing; add it, or remove the other"
         )
-    return pair if present else None
+    return pair if present else SelfSigned()

@@ -1,5 +1,14 @@
-"""The one kind of error that a user can mend."""
+"""The one kind of error that a user can correct."""
+
+SHOWN = 200
+"""Characters of a value that an error shows."""
 
 
 class ConfigurationError(Exception):
-    """A setting that cannot be served; its text is one line: setting, value, way out."""
+    """An invalid setting; its text is one line: setting, value, way out."""
+
+
+def shown(value: object) -> str:
+    """Return `value` as text for an error, cut at SHOWN characters."""
+    text = str(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text)} characters)"

@@ -2,36 +2,76 @@
 
 import os
 import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
-from app.settings.errors import ConfigurationError
+from app.settings.errors import ConfigurationError, shown
 
-
-def is_there(path: Path) -> bool:
-    """Say whether there is anything at `path`; a broken link, or a folder that hides what it holds, counts.
-
-    Whoever reads it then says what is wrong with it.
-    """
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError:
-        return True
-    return True
+MIB = 2**20
 
 
-def read(setting: str, path: Path, remedy: str) -> bytes:
-    """Read the whole of `path`; a ConfigurationError names `setting`, the path, why not, and `remedy`."""
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
-            raise ConfigurationError(f"{setting}={path} is not a regular file; {remedy}")
-        return path.read_bytes()
-    except PermissionError as error:
+@dataclass(frozen=True)
+class NamedFile:
+    """A file, and the setting that names it."""
+
+    setting: str
+    path: Path
+
+    @classmethod
+    def of(cls, setting: str, text: str, remedy: str) -> Self:
+        """Return the file that `text` names, as an absolute path: the working directory may go away.
+
+        Raises ConfigurationError for an empty text, and for one that no path can hold.
+        """
+        if not text:
+            raise ConfigurationError(f"{setting} is empty; {remedy}")
+        if "\0" in text:
+            raise ConfigurationError(f"{setting}={shown(text)} holds a NUL character; {remedy}")
+        return cls(setting, Path(text).absolute())
+
+    def __str__(self) -> str:
+        """Return setting and value as an error shows them."""
+        return f"{self.setting}={shown(self.path)}"
+
+    def is_there(self) -> bool:
+        """Return whether anything is at the path; a broken link counts, and so does a file in a closed folder.
+
+        Reading such a file then reports what is wrong with it.
+        """
         try:
-            mode = f", mode {path.stat().st_mode & 0o7777:04o}"
-        except PermissionError:  # not even its folder may be searched
-            mode = ""
-        raise ConfigurationError(f"{setting}={path} may not be read by uid {os.geteuid()}{mode}; {remedy}") from error
-    except OSError as error:
-        raise ConfigurationError(f"{setting}={path} cannot be read ({error.strerror}); {remedy}") from error
+            self.path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            return True
+        return True
+
+    def read(self, most: int, remedy: str) -> bytes:
+        """Return the content, of at most `most` bytes.
+
+        Raises ConfigurationError, which names setting, path, reason and `remedy`.
+        """
+        try:
+            if not stat.S_ISREG(self.path.stat().st_mode):  # reading a pipe would wait for its writer
+                raise ConfigurationError(f"{self} is not a regular file; {remedy}")
+            with self.path.open("rb") as file:
+                content = file.read(most + 1)
+        except PermissionError as error:
+            try:
+                mode = f", mode {self.path.stat().st_mode & 0o7777:04o}"
+            except PermissionError:  # its folder may not be searched either
+                mode = ""
+            raise ConfigurationError(f"{self} may not be read by uid {os.geteuid()}{mode}; {remedy}") from error
+        except OSError as error:
+            raise ConfigurationError(f"{self} cannot be read ({error.strerror}); {remedy}") from error
+        if len(content) > most:
+            raise ConfigurationError(f"{self} is larger than {most // MIB} MiB; {remedy}")
+        return content
+
+
+def from_environment(environment: Mapping[str, str], variable: str, remedy: str) -> NamedFile | None:
+    """Return the file that a variable names; None if the variable is not set. Raises ConfigurationError."""
+    text = environment.get(variable)
+    return None if text is None else NamedFile.of(variable, text, remedy)

@@ -9,13 +9,14 @@ from contextlib import ExitStack
 
 import pytest
 
+from app.launcher.descriptors import WORKER_DESCRIPTORS
 from bench import oracle
 from tests.support.http1 import exchange, get_on_new_connection
 from tests.support.processes import is_running, open_connections, open_files, ticks, wait_until
 from tests.support.service import Launch, Service
 
 FILES = 300  # the limit on open files of the service here
-ROOM = FILES - 64  # connections that a worker then keeps
+ROOM = FILES - WORKER_DESCRIPTORS  # connections that a worker then keeps
 
 
 @pytest.fixture
@@ -116,7 +117,8 @@ def test_stalled_handshakes_that_take_all_files_spare_older_connections_and_the_
         with socket.create_connection(("127.0.0.1", service.port), timeout=10) as plain:
             exchange(plain)
     service.stop()
-    assert service.errors.read_text().count("\n") == 1
+    _, killed = service.errors.read_text().splitlines()  # such a worker takes no signal any more; see docs/limits.md
+    assert killed == "listener json-tls is killed with its workers: it had not ended after stop_deadline=3 s"
 
 
 def test_a_worker_with_all_files_held_by_stalled_handshakes_is_replaced(

@@ -11,18 +11,16 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.launcher.inline_loop import Loop, build
+from app.launcher.inline_loop import Loop
 from tests.support.ports import free_port
 from tests.support.processes import ROOT, clean_environment, wait_until
 
 # The launcher with an application that waits on /wait, and says on /thread whether it runs in the loop's thread.
 PROGRAM = """
-import asyncio, os, signal, sys, threading
-from pathlib import Path
-from app.launcher import supervisor as launcher
+import asyncio, os, sys, threading
+from contextlib import ExitStack
+from app import run
 from app.settings import config
-
-signal.pthread_sigmask(signal.SIG_BLOCK, launcher.SIGNALS)
 
 async def app(scope, receive, send):
     if scope["path"] == "/wait":
@@ -33,13 +31,17 @@ async def app(scope, receive, send):
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
     await send({"type": "http.response.body", "body": body})
 
-sys.exit(launcher.run(config.read(Path("server.toml"), os.environ), [None], app, lambda: None, "/"))
+with ExitStack() as stack:
+    configuration, endpoints = run.preflight(config.read(config.path_of(None, os.environ), os.environ), stack)
+    status = run.serve(configuration, endpoints, app, "/")
+sys.exit(status)
 """
 
 
 @pytest.fixture
 def event_loop_of_ours() -> Iterator[Loop]:
-    with closing(build()) as loop:
+    with closing(Loop()) as loop:
+        asyncio.set_event_loop(loop)
         yield loop
     asyncio.set_event_loop(None)
 
@@ -94,7 +96,8 @@ def test_an_application_that_waits_is_a_500_and_a_line_in_the_log(tmp_path: Path
         process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM],
             cwd=tmp_path,
-            env=clean_environment() | {"PYTHONPATH": str(ROOT), "WORKERS": "1"},
+            env=clean_environment()
+            | {"PYTHONPATH": str(ROOT), "WORKERS": "1", "SERVER_CONFIG": str(tmp_path / "server.toml")},
             stdout=written,
             stderr=written,
         )

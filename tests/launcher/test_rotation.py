@@ -101,7 +101,7 @@ def test_a_new_pair_is_served_and_no_request_fails(
         for name in order:
             replace(new / name, folder / name)
         wait_until(lambda: served_leaf(service, trust) == leaf_of(new), "the new leaf", RENEWED_WITHIN)
-        wait_until(lambda: len(service.server_processes) == 2, "the end of the predecessor")
+        wait_until(lambda: len(service.server_processes) == 2, "the end of the predecessor", 20)
         before = requests.count
         wait_until(lambda: requests.count > before + 30, "thirty more requests")
     assert requests.failures == []
@@ -139,7 +139,7 @@ def test_sighup_renews_at_once_and_interval_0_switches_renewal_off(
     service.signal(signal.SIGHUP)
     wait_until(lambda: served_leaf(service, trust) == leaf_of(folder), "the new leaf", RENEWED_WITHIN)
     service.signal(signal.SIGHUP)  # with nothing new
-    wait_until(lambda: len(service.server_processes) == 2, "the end of the predecessor")
+    wait_until(lambda: len(service.server_processes) == 2, "the end of the predecessor", 20)
     service.stop()
     assert service.output.read_text().count("renewed: ") == 1
 

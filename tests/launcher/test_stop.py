@@ -8,6 +8,7 @@ from contextlib import ExitStack
 import httpx
 import pytest
 
+from app.launcher.draining import DRAIN
 from bench import oracle
 from tests.support.http1 import read_response
 from tests.support.ports import is_refused
@@ -103,8 +104,8 @@ def test_a_second_signal_ends_it_at_once(launch: Launch, pair: dict[str, str]) -
     freeze(*server_processes)  # so that no drain comes to an end
     service.signal(signal.SIGTERM)
     wait_until(
-        lambda: all(has_signal(each, signal.SIGTERM, "SigPnd", "ShdPnd") for each in server_processes),
-        "SIGTERM on its way",
+        lambda: all(has_signal(each, DRAIN, "SigPnd", "ShdPnd") for each in server_processes),
+        "the signal to drain on its way",
     )
     service.signal(signal.SIGTERM)
     assert service.wait(1.5) == 0

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import app as package
-from app.service.application import Application, Message, application, parse_count, parse_multiplier
+from app.service.application import Application, Message, build, parse_count, parse_multiplier
 from app.service.catalogue import MULTIPLIER_MAX, MULTIPLIER_MIN, load
 from bench import oracle
 from tests.support.asgi import request
@@ -20,7 +20,7 @@ from tests.support.model import ITEMS
 
 @pytest.fixture(scope="module")
 def app() -> Application:
-    return application(load({}))
+    return build(load({}))
 
 
 def test_the_package_offers_the_application() -> None:
@@ -37,15 +37,6 @@ def test_a_body_is_the_oracles(app: Application, count: int, multiplier: int) ->
     response = request(app, f"/json/{count}", f"m={multiplier}".encode())
     assert response.status == 200
     assert response.body == oracle.body(count, multiplier)
-
-
-def test_a_close_notice_is_on_every_response() -> None:
-    closing: list[bool] = []
-    app = application(load({}), closing=closing)
-    assert b"connection" not in request(app, "/json/1").headers
-    closing.append(True)
-    for target in ("/json/1", "/nowhere"):
-        assert request(app, target).headers[b"connection"] == b"close"
 
 
 def test_head_has_the_headers_and_no_body(app: Application) -> None:
@@ -155,7 +146,7 @@ def test_another_method_is_not_allowed(app: Application, method: str) -> None:
 
 @given(st.integers(0, 2**70), st.integers(-(2**33), 2**33))
 def test_any_count_and_m(count: int, multiplier: int) -> None:
-    response = request(application(load({})), f"/json/{count}", b"m=%d" % multiplier)
+    response = request(build(load({})), f"/json/{count}", b"m=%d" % multiplier)
     if MULTIPLIER_MIN <= multiplier <= MULTIPLIER_MAX:
         assert (response.status, response.body) == (200, oracle.body(count, multiplier))
     else:

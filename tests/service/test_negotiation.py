@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.service.application import Application, application
+from app.service.application import Application, build
 from app.service.catalogue import Item, Rating, load
-from app.service.negotiation import GZIP, LARGEST, Acceptable, Coding, acceptable, encoder
+from app.service.negotiation import GZIP, LARGEST, Acceptable, Coding, acceptable, negotiator
 from bench import oracle
 from tests.support.asgi import Response, request
 
@@ -25,13 +25,13 @@ def get(app: Application, target: str, *fields: bytes, method: str = "GET") -> R
 
 @pytest.fixture(scope="module")
 def app() -> Application:
-    return application(load({}))
+    return build(load({}))
 
 
 def encoded(field: bytes | None, body: bytes = GAIN) -> str:
     """Return what a body becomes: `gzip`, `plain`, or `none` for a 406."""
     headers = [] if field is None else [(b"accept-encoding", field)]
-    result = encoder(GZIP)(body, headers)
+    result = negotiator(GZIP)(body, headers)
     if result is None:
         return "none"
     sent, about = result
@@ -147,7 +147,7 @@ def test_negotiation_is_the_rfcs(said: dict[str, int | None], data: st.DataObjec
     rejected = plain == 0
     preferred = gzipped > 0 and gzipped >= plain
     expected = "gzip" if preferred else "none" if rejected else "plain"
-    result = encoder(GZIP)(GAIN, [(b"accept-encoding", field) for field in fields])
+    result = negotiator(GZIP)(GAIN, [(b"accept-encoding", field) for field in fields])
     assert expected == ("none" if result is None else "gzip" if len(result[1]) == 2 else "plain")
     assert encoded(b",".join(fields)) == expected
 
@@ -207,7 +207,7 @@ def test_errors_are_plain_and_do_not_vary(app: Application, target: str, status:
 
 
 def test_another_coding_replaces_gzip() -> None:
-    app = application(load({}), Coding(b"br", lambda body: brotli.compress(body, quality=2)))
+    app = build(load({}), Coding(b"br", lambda body: brotli.compress(body, quality=2)))
     response = get(app, "/json/50?m=2", b"gzip, br")
     assert response.headers[b"content-encoding"] == b"br"
     assert brotli.decompress(response.body) == GAIN
@@ -216,7 +216,7 @@ def test_another_coding_replaces_gzip() -> None:
 
 def test_a_body_beyond_the_limit_is_served_plain() -> None:
     item = Item(1, "n" * 100, "c", 1, 1, active=True, tags=[], rating=Rating(1, 1))
-    app = application([item] * 10_000)
+    app = build([item] * 10_000)
     assert get(app, "/json/1000", b"gzip").headers[b"content-encoding"] == b"gzip"
     assert b"content-encoding" not in get(app, "/json/10000", b"gzip").headers
     assert get(app, "/json/10000", b"gzip, identity;q=0").status == 406

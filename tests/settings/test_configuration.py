@@ -92,7 +92,7 @@ def test_a_taken_port_is_reported(variable: str, option: int) -> None:
         ("port = 8080", "port = 80800", "port"),
         ("port = 8080", "port = true", "port"),
         ('name = "json"', 'nom = "json"', "`nom`"),
-        ('name = "json"', 'name = "json-tls"', "two listeners have the name json-tls"),
+        ('name = "json"', 'name = "json-tls"', "two listeners are named json-tls"),
         ('key = "certs/server.key"', "", "`key`"),
         ("[server]", "[sever]", "sever"),
         ("[server]", "[server", "server.toml"),

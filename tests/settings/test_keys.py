@@ -45,7 +45,7 @@ def test_keys_that_rustls_accepts_are_served(
 )
 def test_keys_that_rustls_does_not_accept_are_rejected(tmp_path: Path, generate: Callable[[], PrivateKey]) -> None:
     files = write_self_signed(tmp_path, generate())
-    assert f"TLS_KEY={files['TLS_KEY']} is of a type that rustls does not take" in rejected(**files)
+    assert f"TLS_KEY={files['TLS_KEY']} is of a type that rustls does not accept" in rejected(**files)
 
 
 @pytest.mark.parametrize("form", [PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL])
@@ -98,7 +98,7 @@ def test_a_certificate_with_a_weak_digest_is_rejected(tmp_path: Path, authority:
     ):
         subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     line = rejected(**files)
-    assert f"TLS_CERT={files['TLS_CERT']} is refused by OpenSSL (" in line
+    assert f"TLS_CERT={files['TLS_CERT']} is rejected by OpenSSL (" in line
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl command: cryptography makes v3 alone")
@@ -131,11 +131,11 @@ def test_an_rsa_pss_key_is_rejected(tmp_path: Path) -> None:
     names = ["-subj", "/CN=localhost", "-keyout", "pss.key", "-out", "pss.crt"]
     subprocess.run([*command, *names], cwd=tmp_path, check=True, capture_output=True)
     line = rejected(TLS_CERT=str(tmp_path / "pss.crt"), TLS_KEY=str(tmp_path / "pss.key"))
-    assert f"TLS_KEY={tmp_path / 'pss.key'} is of a type that rustls does not take" in line
+    assert f"TLS_KEY={tmp_path / 'pss.key'} is of a type that rustls does not accept" in line
 
 
 def test_an_expired_certificate_is_served_with_a_warning(tmp_path: Path) -> None:
     files = write_self_signed(tmp_path, ec.generate_private_key(ec.SECP256R1()), days=-1)
     result = check(**files)
     assert result.returncode == 0
-    assert "not today; clients that verify will refuse it" in result.stderr
+    assert "not today; clients that verify will reject it" in result.stderr

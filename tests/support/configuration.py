@@ -1,12 +1,12 @@
 """server.toml written for a test, and what `python -m app --check` says about it."""
 
-import io
 import os
 import resource
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -51,21 +51,36 @@ def check(*arguments: str, **environment: str) -> Checked:
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     port, tls_port = free_ports(2)
     variables = clean_environment() | {"PORT": str(port), "TLS_PORT": str(tls_port)} | environment
-    output, errors = io.StringIO(), io.StringIO()
     try:
         from app.__main__ import main  # noqa: PLC0415 - blocks signals when it is imported
 
         with (
             mock.patch.dict(os.environ, variables, clear=True),
             mock.patch.object(sys, "argv", ["app", "--check", *arguments]),
-            redirect_stdout(output),
-            redirect_stderr(errors),
+            _written(1) as output,
+            _written(2) as errors,
         ):
             status = main()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    return Checked(status, output.getvalue(), errors.getvalue())
+    return Checked(status, output[0], errors[0])
+
+
+@contextmanager
+def _written(descriptor: int) -> Iterator[list[str]]:
+    """Collect what is written to a descriptor of this process; a list of one text afterwards."""
+    content: list[str] = []
+    with tempfile.TemporaryFile() as file:
+        kept = os.dup(descriptor)
+        os.dup2(file.fileno(), descriptor)
+        try:
+            yield content
+        finally:
+            os.dup2(kept, descriptor)
+            os.close(kept)
+            file.seek(0)
+            content.append(file.read().decode())
 
 
 def rejected(*arguments: str, **environment: str) -> str:

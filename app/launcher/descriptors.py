@@ -1,0 +1,89 @@
+"""Open files: how many a process may have, how many it needs, and a worker that has none left."""
+
+import errno
+import os
+import resource
+import time
+from pathlib import Path
+
+from app.launcher.console import warn
+from app.settings.config import Configuration
+from app.settings.errors import ConfigurationError
+
+STARVED = 12  # seconds without a free descriptor that no worker recovers from: handshakes are given up after 10
+WORKER_DESCRIPTORS = 48
+"""Open files of a worker besides its connections; tests/launcher/test_descriptors.py counts them."""
+LAUNCHER_DESCRIPTORS = 48
+"""Open files of the launcher and of a server process besides their listening sockets."""
+
+
+def connection_limit(configuration: Configuration) -> tuple[int, str | None]:
+    """Raise this process's soft limit on open files to the hard one; return how many connections a worker may keep.
+
+    That is `backpressure`, or what the hard limit leaves, with a line that says so: a worker at its limit of files
+    would spin on accept(2). Raises ConfigurationError if the limit leaves nothing.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    server = configuration.server
+    if hard == resource.RLIM_INFINITY:
+        return server.backpressure, None
+    # During a renewal a listener has two sockets for each worker, and all of them are the launcher's, too.
+    sockets = server.workers * (len(configuration.listeners) + 1)
+    needed = max(sockets + LAUNCHER_DESCRIPTORS + inherited(), 3 * server.workers + LAUNCHER_DESCRIPTORS + inherited())
+    room = hard - WORKER_DESCRIPTORS - inherited()
+    remedy = "raise it (ulimit -Hn, --ulimit nofile, LimitNOFILE)"
+    if needed > hard or room < 1:
+        raise ConfigurationError(
+            f"WORKERS={server.workers}: {max(needed, WORKER_DESCRIPTORS + inherited() + 1)} open files are needed, and"
+            f" the hard limit is {hard}; {remedy}, or lower WORKERS"
+        )
+    if room >= server.backpressure:
+        return server.backpressure, None
+    return room, (
+        f"backpressure={server.backpressure} needs {server.backpressure + hard - room} open files for a worker, and the"
+        f" hard limit is {hard}: each worker keeps {room} connections; {remedy}"
+    )
+
+
+def inherited() -> int:
+    """Return how many files this process was started with, beyond the standard streams; workers inherit them."""
+    try:
+        return max(
+            0, len(list(Path("/proc/self/fd").iterdir())) - 4
+        )  # three streams, and the folder that is being read
+    except OSError:  # no /proc: assume none
+        return 0
+
+
+def open_descriptors() -> frozenset[int]:
+    """Return the descriptors that this process has open."""
+    return frozenset(each for each in (int(path.name) for path in Path("/proc/self/fd").iterdir()) if _is_open(each))
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:  # it was that of the listing
+        return False
+    return True
+
+
+def end_when_starved(listener: str) -> None:
+    """End this process, a worker, when it has had no free descriptor for STARVED seconds, so that another takes its place.
+
+    Granian looks at its handshakes only while accepting succeeds (tls-listener, poll_accept): once stalled ones hold
+    every descriptor none of them is given up, and nobody is served again.
+    """
+    starved = 0
+    while starved < STARVED:
+        time.sleep(1)
+        try:
+            os.close(os.eventfd(0))
+            starved = 0
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):  # not for want of a descriptor: no reason to end
+                raise
+            starved += 1
+    warn(f"listener {listener}: a worker had no free descriptor for {STARVED} s and is replaced; see docs/limits.md")
+    os._exit(1)

@@ -1,0 +1,160 @@
+"""Granian's server and worker, changed by overriding private names.
+
+These are all that the project uses; they are checked when this module is imported:
+
+- `granian._granian.SocketHolder(descriptor, is_unix, backlog)`: a socket that is there already.
+- `granian.server.common.AbstractServer._init_shared_socket`: overridden, as it would bind the port itself.
+- `._spawn_worker(idx, ...)`: overridden, to give a worker its own socket.
+- `._drop_shared_socket()`: overridden, to close the sockets when the server stops.
+- `._start_ipc()`: overridden, as its pipes serve the metrics alone.
+- `._watch_workers_rss()`: overridden, as it starts a thread at each look, which may fail.
+- `._ssp`, `._shd`, `._sso`: the three places in which a worker looks for its socket.
+- `.wrks`, `.workers_rss`, `.rss_signal`, `.main_loop_interrupt`, `.workers_kill_timeout`, `.interrupt_signal`,
+  `.signal_handler_interrupt`: its state.
+- `granian.server.mp.WorkerProcess` with `.inner`, `.start`, `._watch`, `.terminate`: a worker as its server sees it.
+- `granian._futures._cbsched_aioschedule`: hands a request's coroutine over as the second argument of
+  `loop.call_soon_threadsafe`, on which app/launcher/inline_loop.py relies.
+- A path whose `resolve()` returns itself reaches rustls as it is (`SealedFile`).
+
+tests/launcher/test_granian_contract.py tries each of them.
+"""
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import granian
+from granian import Granian, _futures, _granian
+from granian.server import mp
+
+from app.launcher.console import warn
+from app.launcher.descriptors import open_descriptors
+from app.launcher.draining import DRAIN
+from app.launcher.sockets import close
+
+FORK_PAUSE = 0.5  # seconds until a fork that failed is tried again
+GROWTH_INTERVAL = 2  # seconds between looks at the size of the workers
+
+
+def check_granian() -> None:
+    """Raise RuntimeError if this Granian lacks a private name that is used here."""
+    methods = "_init_shared_socket _spawn_worker _drop_shared_socket _start_ipc _watch_workers_rss"
+    for owner, names in (
+        (_granian, "SocketHolder WorkerSignal"),
+        (_futures, "_cbsched_aioschedule"),
+        (Granian, f"{methods} signal_handler_interrupt"),
+        (mp.WorkerProcess, "start _watch terminate"),
+    ):
+        for name in names.split():
+            if not hasattr(owner, name):
+                raise RuntimeError(
+                    f"granian {granian.__version__} lacks {owner.__name__}.{name}; see app/launcher/granian_private.py"
+                )
+
+
+check_granian()
+
+
+class Worker(mp.WorkerProcess):
+    """A worker as its server process sees it."""
+
+    sentinels: frozenset[int] = frozenset()
+    """Descriptors that the server process got by starting this worker, and that no other worker needs."""
+
+    def start(self) -> None:
+        """Start it, however often a fork or a thread has to be tried: others serve meanwhile."""
+        before = open_descriptors()
+        # A signal that comes before the worker's loop can take it stays pending.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {DRAIN})
+        try:
+            self._insist(self.inner.start)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {DRAIN})
+        self.sentinels = open_descriptors() - before
+        self._insist(self._watch)
+
+    def _insist(self, act: Callable[[], None]) -> None:
+        reported = False
+        while not self.parent.interrupt_signal:
+            try:
+                act()
+            except (OSError, RuntimeError, MemoryError) as error:  # no more processes, threads or memory for now
+                if not reported:
+                    warn(f"worker-{self.idx + 1} cannot be started ({error}); it is tried again until it can")
+                    reported = True
+                time.sleep(FORK_PAUSE)
+            else:
+                return
+
+    def terminate(self) -> None:
+        """Drain it. Workers ignore SIGTERM, which a service manager may send to all processes at once."""
+        self.interrupt_by_parent = True
+        self._signal(DRAIN)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.interrupt_by_parent = True
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self.is_alive():
+            os.kill(self.inner.pid, number)
+
+    def is_alive(self) -> bool:
+        """Return whether it runs; one that could not be started does not."""
+        return self.inner.pid is not None and bool(self.inner.is_alive())
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for its end, and until it is reaped: Granian would report a worker that is not as refusing to stop."""
+        end = None if timeout is None else time.monotonic() + timeout
+        while self.is_alive() and (end is None or time.monotonic() < end):
+            self.inner.join(None if end is None else max(0.0, end - time.monotonic()))
+
+
+class Server(Granian):  # type: ignore[misc, valid-type]  # either of two classes, by the interpreter
+    """Granian on sockets that were bound before it: connections wait in them while a worker is replaced."""
+
+    sockets: Sequence[socket.socket]
+    spawning: int
+    watching_growth: bool = False
+
+    def _init_shared_socket(self) -> None:
+        self._ssp = self._shd = self._sso = None
+
+    def _start_ipc(self) -> None:
+        if self.metrics_enabled:
+            super()._start_ipc()
+        else:
+            self._ipc: dict[int, object] = {}
+            self._ipc_sig = _granian.WorkerSignal()
+
+    def _watch_workers_rss(self) -> None:
+        if not self.watching_growth:
+            self.watching_growth = True
+            threading.Thread(target=self._look_at_growth, daemon=True).start()
+
+    def _look_at_growth(self) -> None:
+        while True:
+            time.sleep(GROWTH_INTERVAL)
+            self.rss_signal = True
+            self.main_loop_interrupt.set()
+
+    def _spawn_worker(self, idx: int, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        self.spawning = idx
+        self._shd = _granian.SocketHolder(self.sockets[idx].fileno(), False, self.backlog)  # type: ignore[call-arg, assignment]  # noqa: FBT003
+        worker = super()._spawn_worker(idx, *args, **kwargs)
+        if isinstance(worker, mp.WorkerProcess):  # a free-threaded Python's workers are threads of this process
+            worker.__class__ = Worker
+        return worker
+
+    def _drop_shared_socket(self) -> None:
+        close(self.sockets)  # so that the port closes when the workers stop
+
+    def drain(self, *_: object) -> None:
+        """Stop accepting, let the workers finish what they have received, end; the launcher has the deadline."""
+        self.workers_kill_timeout = None
+        self.signal_handler_interrupt()

@@ -1,0 +1,138 @@
+"""What runs in a server process: Granian, on sockets that the launcher has bound."""
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import uvloop
+from granian import loops
+from granian.constants import HTTPModes, Interfaces, Loops
+from granian.http import HTTP1Settings, HTTP2Settings
+from granian.log import LogLevels
+
+from app.launcher import granian_private, inline_loop
+from app.launcher.descriptors import end_when_starved
+from app.launcher.draining import CLOSE_NOTICE, DRAIN, Application, CloseNotice
+from app.launcher.server_process import Endpoint, die_with
+from app.launcher.sockets import close
+from app.settings.certificate import SealedFile
+from app.settings.config import Server
+
+HEAD_SIZE = 2**17  # bytes of a request's head: room for hyper's longest target, a third of what Granian would take
+HEADERS_SIZE = 2**16  # bytes of a request's headers over HTTP/2; Granian's default is 16 MiB
+OVERLAP = 0.5  # seconds in which a worker that has grown too large and its replacement both accept
+STREAMS = 100  # at once on a connection: the least that RFC 9113, section 6.5.2, recommends
+STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+
+LOG_CONFIG = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "[%(levelname)s] %(message)s"}},
+    "handlers": {"line": {"class": "app.launcher.console.LogHandler", "formatter": "line"}},
+    "loggers": {
+        "_granian": {"handlers": ["line"], "level": "WARNING", "propagate": False},
+        "granian.access": {"handlers": ["line"], "level": "WARNING", "propagate": False},
+    },
+}
+
+
+class _WorkerLoop(inline_loop.Loop):
+    """The loop of a worker, which takes DRAIN for the signal that Granian would wait for."""
+
+    def add_signal_handler(self, sig: int, callback: Callable[..., Any], *args: Any) -> None:  # type: ignore[override]  # noqa: ANN401
+        """Register Granian's handler of SIGTERM for DRAIN; SIGINT stays ignored."""
+        if sig == signal.SIGTERM:
+            super().add_signal_handler(DRAIN, callback, *args)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {DRAIN})
+
+
+def _build_loop() -> uvloop.Loop:
+    loop = _WorkerLoop()
+    asyncio.set_event_loop(loop)
+    return loop
+
+
+def serve(endpoint: Endpoint, settings: Server, application: Application) -> None:
+    """Serve until DRAIN comes; the calling process becomes the server process, and is one for good.
+
+    Its caller has blocked every signal but DRAIN and CLOSE_NOTICE.
+    """
+    notice = CloseNotice(application)
+    signal.signal(CLOSE_NOTICE, lambda *_: notice.begin())  # workers inherit this
+    multiprocessing.set_start_method("fork", force=True)  # workers share what is loaded
+    loops.register("auto")(_build_loop)  # as Granian's README has it, "AsyncIO event loop initialization"
+    server = _build(endpoint, settings)
+    parent = os.getpid()
+
+    def load_application() -> Application:
+        if os.getpid() != parent:
+            _become_worker(server, parent, endpoint)
+        return notice
+
+    def take_orders_from_the_launcher_alone() -> None:
+        # A service manager or a terminal may signal every process: the launcher then drains the others in order.
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        signal.signal(DRAIN, server.drain)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        # Set after Granian has looked at it: it would warn of lost connections, which wait in our sockets.
+        server.workers_rss = _resident() + settings.worker_growth * 2**20
+
+    server.on_startup(take_orders_from_the_launcher_alone)
+    server.serve(target_loader=load_application, wrap_loader=False)
+
+
+def _build(endpoint: Endpoint, settings: Server) -> granian_private.Server:
+    listener, pair = endpoint.listener, endpoint.pair
+    server = granian_private.Server(
+        "app:app",
+        address=settings.host,
+        port=listener.port,
+        interface=Interfaces.ASGINL,
+        workers=settings.workers,
+        loop=Loops.auto,
+        http=HTTPModes.http2 if listener.protocol == "h2c" else HTTPModes.http1,
+        websockets=False,
+        backlog=settings.backlog,
+        backpressure=settings.backpressure,
+        http1_settings=HTTP1Settings(
+            max_buffer_size=HEAD_SIZE, header_read_timeout=settings.header_read_timeout * 1000
+        ),
+        http2_settings=HTTP2Settings(
+            max_headers_size=HEADERS_SIZE,
+            max_concurrent_streams=STREAMS,
+            keep_alive_interval=settings.header_read_timeout * 1000,
+        ),
+        log_level=LogLevels.warning,
+        log_dictconfig=LOG_CONFIG,
+        ssl_cert=SealedFile.of(pair.chain_pem) if pair else None,
+        ssl_key=SealedFile.of(pair.key_pem) if pair else None,
+        respawn_failed_workers=True,
+        respawn_interval=OVERLAP,
+        workers_kill_timeout=settings.stop_deadline,
+        reload_paths=[
+            Path("/")
+        ],  # never reloaded; without it Granian asks for the working directory, which may be gone
+    )
+    server.sockets = endpoint.sockets
+    return server
+
+
+def _become_worker(server: granian_private.Server, parent: int, endpoint: Endpoint) -> None:
+    """Do in a new worker what has to be done before it serves: it keeps nothing open that is not its own."""
+    die_with(parent)
+    close([each for index, each in enumerate(endpoint.sockets) if index != server.spawning])
+    for sibling in server.wrks:
+        for descriptor in sibling.sentinels:
+            os.close(descriptor)
+    threading.Thread(target=end_when_starved, args=(endpoint.listener.name,), daemon=True).start()
+
+
+def _resident() -> int:
+    """Return this process's resident bytes (proc(5), /proc/self/statm)."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,261 @@
+"""The life of a listener's server processes, as a table.
+
+| state | what it is | its deadline | what the deadline does | if the process ends |
+|---|---|---|---|---|
+| PROVING | forked; each worker is asked for a response; gets no client | `start_deadline` | killed: it failed | it failed |
+| SERVING | gets all new connections | none | | back to the predecessor if that settles, else the service ends |
+| SETTLING | replaced; gets no new connection; handshakes end | 10.5 s | CLOSING | its sockets are closed |
+| CLOSING | sends `Connection: close` on every response | 1 s; at a stop 0.4 s | DRAINING | its sockets are closed |
+| DRAINING | accepts no more, finishes what it has received | `drain_deadline`; at a stop `stop_deadline` | killed, reported | its sockets are closed |
+| ENDED | | | | |
+
+A pair that is replaced on disk starts a replacement in PROVING beside the one that is SERVING. When every worker of it
+has responded it is SERVING, and its predecessor is SETTLING. A pair that comes while a predecessor is not ENDED waits:
+a listener has two server processes at most. A stop puts all into CLOSING, but those in PROVING, which have no clients,
+and are killed; a second one kills all.
+"""
+
+import enum
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from app.launcher.console import warn
+from app.launcher.pair_watch import PairWatch
+from app.launcher.server_process import Endpoint, ListenerError, Serve, ServerProcess
+from app.launcher.sockets import ReuseportGroup
+from app.settings.certificate import Pair
+from app.settings.config import PairFiles, Server
+
+HANDSHAKES = 10.5  # seconds until the last handshake that a predecessor has begun is over: Granian gives it 10
+NOTICE, NOTICE_AT_STOP = 1.0, 0.4  # seconds in which clients learn from a response that their connection ends
+SPARE = 2.0  # seconds beyond start_deadline for the process that asks the workers to say that one did not respond
+
+
+class State(enum.Enum):
+    """What a server process is doing."""
+
+    PROVING = enum.auto()
+    SERVING = enum.auto()
+    SETTLING = enum.auto()
+    CLOSING = enum.auto()
+    DRAINING = enum.auto()
+    ENDED = enum.auto()
+
+
+class _Life(ServerProcess):
+    """A server process, its state, and when that has to be over."""
+
+    state = State.PROVING
+    deadline: float | None = None
+
+    def enter(self, state: State, deadline: float | None = None) -> None:
+        self.state, self.deadline = state, deadline
+
+
+class Lifecycle:
+    """The server processes of one listener, from the first to the last."""
+
+    def __init__(
+        self,
+        settings: Server,
+        endpoint: Endpoint,
+        groups: Sequence[ReuseportGroup],
+        serve: Serve,
+        on_serving: Callable[[Endpoint, bool], None],
+    ) -> None:
+        """Start nothing yet; `on_serving` gets what is served from then on, and whether it replaces something."""
+        self.settings = settings
+        self.endpoint = endpoint
+        self.group = endpoint.group
+        self.groups = groups
+        self.serve = serve
+        self.on_serving = on_serving
+        self.current: _Life | None = None
+        self.replacement: _Life | None = None
+        self.predecessor: _Life | None = None
+        self.watch: PairWatch | None = None
+        self.pair_waits = False
+        self.stop_end: float | None = None
+        self._reported: str | None = None
+
+    @property
+    def lives(self) -> list[_Life]:
+        """Its processes that have not ended."""
+        return [each for each in (self.current, self.replacement, self.predecessor) if each is not None]
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether its first process has come to serve."""
+        return self.current is not None and self.current.state is not State.PROVING
+
+    def start(self) -> None:
+        """Start the first server process. Raises ConfigurationError if the port was taken meanwhile, or ListenerError."""
+        self.group.listen(self.endpoint.sockets)
+        self.group.spread(self.endpoint.sockets)
+        self.current = _Life(self.endpoint)
+        try:
+            self._launch(self.current, self.current)
+        except OSError as error:
+            raise ListenerError(f"listener {self.endpoint.listener.name} cannot be started ({error})") from error
+
+    def _launch(self, life: _Life, clients_to: _Life) -> None:
+        life.enter(State.PROVING, time.monotonic() + self.settings.start_deadline + SPARE)
+        life.start(self.serve, self.groups)
+        life.prove(self.groups, clients_to.endpoint.sockets, self.settings.start_deadline)
+
+    def next_event(self) -> float | None:
+        """Return when `advance` has something to do, if no signal comes before (time.monotonic); None for never."""
+        times = [each.deadline for each in self.lives]
+        if self.watch is not None and self.stop_end is None:
+            times.append(self.watch.next_look)
+        return min((each for each in times if each is not None), default=None)
+
+    def advance(self, now: float) -> None:
+        """Do what is due: take note of ends, responses and deadlines, and look at the pair.
+
+        Raises ListenerError if the listener cannot be served any more.
+        """
+        for life in self.lives:
+            if (end := life.ended()) is not None:
+                self._after_end(life, end)
+            elif life.state is State.PROVING and (proved := life.proved()) is not None:
+                if proved:
+                    self._after_proof(life, now)
+                else:
+                    self._fail(life, self._late())
+            elif life.deadline is not None and now >= life.deadline:
+                self._after_deadline(life, now)
+        if self.watch is not None and self.stop_end is None:
+            self._look(self.watch, now)
+
+    def _late(self) -> str:
+        name, deadline = self.endpoint.listener.name, self.settings.start_deadline
+        return f"listener {name} did not respond within start_deadline={deadline} s"
+
+    def _after_proof(self, life: _Life, now: float) -> None:
+        life.end_of_proof()
+        life.enter(State.SERVING)
+        self.group.spread(life.endpoint.sockets)
+        if life is self.replacement:
+            self.predecessor, self.current, self.replacement = self.current, life, None
+            if self.predecessor is not None:
+                self.predecessor.enter(State.SETTLING, now + HANDSHAKES)
+        self._reported = None
+        self._watch(life.endpoint)
+        self.on_serving(life.endpoint, self.predecessor is not None)
+
+    def _watch(self, endpoint: Endpoint) -> None:
+        files, pair = endpoint.listener.tls, endpoint.pair
+        if isinstance(files, PairFiles) and pair is not None and self.group.has_filters:
+            if self.watch is None:
+                self.watch = PairWatch(files, pair, self.settings.certificate_interval, warn)
+            self.watch.served(pair)
+
+    def _after_end(self, life: _Life, end: str) -> None:
+        if life.state is State.PROVING:
+            self._fail(life, f"{end} before it responded")
+        elif life is not self.current or self.stop_end is not None:
+            if life.state is State.SETTLING:
+                warn(f"{end}, replaced already; its connections are lost")
+            self._release(life)
+        elif self.predecessor is not None and self.predecessor.state is State.SETTLING:
+            self._fall_back(life, self.predecessor, end)
+        else:
+            raise ListenerError(end)
+
+    def _fall_back(self, life: _Life, predecessor: _Life, end: str) -> None:
+        """Serve on with a predecessor that has not been told anything yet."""
+        self.group.spread(predecessor.endpoint.sockets)
+        predecessor.enter(State.SERVING)
+        self._release(life)
+        self.current, self.predecessor = predecessor, None
+        self._watch(predecessor.endpoint)
+        warn(f"{end} after it had replaced another, which serves on with the pair from before")
+
+    def _fail(self, life: _Life, reason: str) -> None:
+        if life is self.current:
+            raise ListenerError(reason)
+        self._release(life)
+        self._report(reason)
+
+    def _report(self, reason: str) -> None:
+        if reason != self._reported:
+            warn(f"{reason}; the pair from before is served on")
+            self._reported = reason
+
+    def _release(self, life: _Life) -> None:
+        """Give up what is held of a process that has ended, or has to."""
+        life.kill()
+        life.enter(State.ENDED)
+        self.group.remove(life.endpoint.sockets)
+        self.current, self.replacement, self.predecessor = (
+            None if each is life else each for each in (self.current, self.replacement, self.predecessor)
+        )
+        if self.pair_waits and self.watch is not None:
+            self.pair_waits = False
+            self.watch.ask(time.monotonic())
+
+    def _after_deadline(self, life: _Life, now: float) -> None:
+        if life.state is State.PROVING:
+            self._fail(life, self._late())
+        elif life.state is State.SETTLING:
+            life.send_close_notice()
+            life.enter(State.CLOSING, now + NOTICE)
+        elif life.state is State.CLOSING:
+            life.drain()
+            if self.stop_end is not None:
+                self.group.close()  # so that new connections are refused from now on
+            life.enter(State.DRAINING, self.stop_end or now + self.settings.drain_deadline)
+        elif life.state is State.DRAINING:
+            setting = "drain_deadline" if self.stop_end is None else "stop_deadline"
+            seconds = getattr(self.settings, setting)
+            warn(
+                f"listener {self.endpoint.listener.name} is killed with its workers:"
+                f" it had not ended after {setting}={seconds} s"
+            )
+            self._release(life)
+
+    def _look(self, watch: PairWatch, now: float) -> None:
+        """Start a replacement if the pair has been replaced on disk; whatever fails in that changes nothing."""
+        try:
+            pair = watch.look(now)
+            if pair is None:
+                return
+            if self.predecessor is not None or self.replacement is not None:
+                self.pair_waits = True
+                return
+            self._replace(pair)
+        except Exception as error:  # noqa: BLE001 - the service goes on with what it has, whatever it is; reported
+            if self.replacement is not None:
+                self._release(self.replacement)
+            self._report(f"listener {self.endpoint.listener.name} cannot be renewed ({error!r})")
+
+    def _replace(self, pair: Pair) -> None:
+        if self.current is None:
+            return
+        self.group.spread(self.current.endpoint.sockets)  # so that the new sockets get no client yet
+        sockets = self.group.bind(self.settings.workers)
+        self.replacement = _Life(replace(self.current.endpoint, pair=pair, sockets=sockets))
+        self.group.listen(sockets)
+        self._launch(self.replacement, self.current)
+
+    def stop(self, now: float) -> None:
+        """Stop: clients get a close notice, then everything is drained, within `stop_deadline` in all."""
+        if self.stop_end is not None:
+            return
+        self.stop_end = now + self.settings.stop_deadline
+        for life in self.lives:
+            if life.state is State.PROVING:
+                self._release(life)
+            elif life.state in (State.SERVING, State.SETTLING):
+                life.send_close_notice()
+                life.enter(State.CLOSING, now + NOTICE_AT_STOP)
+            else:
+                life.deadline = min(self.stop_end, life.deadline or self.stop_end)
+
+    def kill(self) -> None:
+        """End everything at once."""
+        for life in self.lives:
+            self._release(life)
+        self.group.close()

@@ -1,0 +1,96 @@
+"""Whether a listener's pair has been replaced on disk."""
+
+from collections.abc import Callable
+
+from app.settings import certificate
+from app.settings.certificate import Pair
+from app.settings.config import PairFiles
+from app.settings.errors import ConfigurationError
+
+STEADY = 1.0  # seconds without a change until the files are taken as written to their end
+RESTLESS = 15.0  # seconds of changes after which they are reported
+
+
+class PairWatch:
+    """The files of a pair: looked at every `interval` seconds, or when asked to."""
+
+    def __init__(self, files: PairFiles, pair: Pair, interval: int, warn: Callable[[str], None]) -> None:
+        """Watch the files that hold `pair` now; an `interval` of 0 never looks unasked."""
+        self.files = files
+        self.pair = pair
+        self.interval = interval
+        self.warn = warn
+        self.next_look: float | None = None
+        self._seen: object = pair.content  # what the files held at the last look, or why they could not be read
+        self._since = 0.0
+        self._changing_since: float | None = None
+        self._reported: str | None = None
+
+    def ask(self, now: float) -> None:
+        """Have the next `look` look."""
+        self.next_look = now
+
+    def look(self, now: float) -> Pair | None:
+        """Return the pair that is to be served instead, if it is time to look and there is one.
+
+        It is returned at each look until `served` is called with it. What is invalid is reported, once.
+        """
+        if self.next_look is None:
+            self.next_look = now + self.interval if self.interval else None
+            return None
+        if now < self.next_look:
+            return None
+        self.next_look = now + self.interval if self.interval else None
+        content: tuple[bytes, bytes] | str
+        try:
+            content = certificate.read(self.files)
+        except ConfigurationError as error:
+            content = str(error)
+        if content == self.pair.content:
+            self._seen, self._changing_since, self._reported = content, None, None
+            return None
+        if content != self._seen or now - self._since < STEADY:
+            self._wait(content, now)
+            return None
+        self._changing_since = None
+        return self._check(content)
+
+    def served(self, pair: Pair) -> None:
+        """Take `pair` as the one that is served."""
+        self.pair = pair
+        self._reported = None
+
+    def _wait(self, content: object, now: float) -> None:
+        """Look again when the files may have been steady for long enough: half of a pair is not to be served."""
+        if content != self._seen:
+            self._seen, self._since = content, now
+        if self._changing_since is None:
+            self._changing_since = now
+        elif now - self._changing_since > RESTLESS:
+            self._report(f"{self.files.certificate} and {self.files.key} keep changing; write them once")
+        self.next_look = self._since + STEADY
+
+    def _check(self, content: tuple[bytes, bytes] | str) -> Pair | None:
+        if isinstance(content, str):
+            self._report(content)
+            return None
+        try:
+            pair = certificate.check(self.files, content)
+        except ConfigurationError as error:
+            self._report(str(error))
+            return None
+        if (pair.chain_pem, pair.key_pem) == (self.pair.chain_pem, self.pair.key_pem):
+            self.pair = pair  # written otherwise, but the same
+            return None
+        if pair.expired:
+            self._report(
+                f"{self.files.certificate} is valid from {pair.leaf.not_valid_before_utc:%Y-%m-%d %H:%M} to"
+                f" {pair.leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC, which is not now; have it issued anew"
+            )
+            return None
+        return pair
+
+    def _report(self, reason: str) -> None:
+        if reason != self._reported:
+            self.warn(f"{reason}; the pair from before is served on")
+            self._reported = reason

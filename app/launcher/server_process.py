@@ -1,0 +1,185 @@
+"""A server process as the launcher sees it: a child that is started, proved, drained and, if it has to be, killed."""
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from typing import NoReturn
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from app.launcher import probe
+from app.launcher.draining import CLOSE_NOTICE, DRAIN
+from app.launcher.sockets import ReuseportGroup, close_from_the_last
+from app.settings.certificate import Pair
+from app.settings.config import Listener
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+RETRY = 0.05  # seconds until a worker whose connection broke is asked again
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A listener, the pair that it serves (None without TLS), and its sockets, one for each worker."""
+
+    listener: Listener
+    pair: Pair | None
+    group: ReuseportGroup
+    sockets: Sequence[socket.socket]
+
+
+Serve = Callable[[Endpoint], None]
+"""Serve an endpoint in the calling process until DRAIN comes."""
+
+
+class ListenerError(Exception):
+    """A server process ended without being asked to, or did not come to serve."""
+
+
+class ServerProcess:
+    """A server process, and the short-lived process that asks each of its workers for a response."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        """Start nothing yet."""
+        self.endpoint = endpoint
+        self._server: BaseProcess | None = None
+        self._prober: BaseProcess | None = None
+
+    def start(self, serve: Serve, groups: Sequence[ReuseportGroup]) -> None:
+        """Start the server process, which keeps no socket of `groups` open but its own.
+
+        Raises OSError if it cannot be forked.
+        """
+
+        def work() -> None:
+            os.setsid()  # a Ctrl-C on the terminal is the launcher's to handle, and `kill` ends a whole group
+            signal.signal(DRAIN, signal.SIG_DFL)  # until Granian handles it
+            for group in groups:
+                close_from_the_last([each for each in group.held if each not in self.endpoint.sockets])
+            serve(self.endpoint)
+
+        self._server = _fork(work)
+
+    def prove(self, groups: Sequence[ReuseportGroup], clients_to: Sequence[socket.socket], seconds: int) -> None:
+        """Start to ask each worker for a response; the sockets `clients_to` get other connections meanwhile.
+
+        Raises OSError if that process cannot be forked.
+        """
+
+        def work() -> None:
+            for group in groups:
+                if group is not self.endpoint.group:
+                    close_from_the_last(group.held)
+            _ask_each_worker(self.endpoint, clients_to, seconds)
+
+        self._prober = _fork(work)
+
+    def proved(self) -> bool | None:
+        """Return whether every worker has responded; None until that is known."""
+        if self._prober is None or self._prober.exitcode is None:
+            return None
+        return self._prober.exitcode == 0
+
+    def end_of_proof(self) -> None:
+        """End the process that asks, whether it is through or not."""
+        if self._prober is not None:
+            self._prober.kill()
+            self._prober.join()
+            self._prober.close()
+            self._prober = None
+
+    def ended(self) -> str | None:
+        """Return how it ended; None while it runs."""
+        code = self._server.exitcode if self._server else 0
+        if code is None:
+            return None
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+        return f"listener {self.endpoint.listener.name} ended ({how})"
+
+    def send_close_notice(self) -> None:
+        """Have it send `Connection: close` on every response from now on."""
+        self._signal_all(CLOSE_NOTICE)
+
+    def drain(self) -> None:
+        """Have it accept no more, finish what it has received, and end."""
+        if self.ended() is None and self._server is not None and self._server.pid is not None:
+            with suppress(ProcessLookupError):  # it has ended meanwhile
+                os.kill(self._server.pid, DRAIN)
+
+    def kill(self) -> None:
+        """End it and its workers at once, and give up what this process holds of it."""
+        self.end_of_proof()
+        if self._server is not None:
+            self._signal_all(signal.SIGKILL)
+            self._server.kill()  # so young that it does not lead its group yet, or ended already
+            self._server.join()
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        if self.ended() is None and self._server is not None and self._server.pid is not None:
+            with suppress(ProcessLookupError):  # it has ended meanwhile, or does not lead its group yet
+                os.killpg(self._server.pid, number)
+
+
+def _fork(work: Callable[[], None]) -> BaseProcess:
+    process = multiprocessing.get_context("fork").Process(target=_run, args=(os.getpid(), work))
+    process.start()
+    return process
+
+
+def _run(parent: int, work: Callable[[], None]) -> NoReturn:
+    """Do the work of a child process, and end it: nothing that the launcher has set up to end runs here."""
+    status = 1
+    try:
+        die_with(parent)
+        work()
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    except BaseException:  # noqa: BLE001 - reported, and the exit status says so; workers die with this process
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError, AttributeError):  # full, closed, or closed from the start (None)
+                stream.flush()
+        os._exit(status)
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent is gone (prctl(2), PR_SET_PDEATHSIG). Raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent:  # it went before the kernel was told
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _ask_each_worker(endpoint: Endpoint, clients_to: Sequence[socket.socket], seconds: int) -> None:
+    """Return when each worker has sent a response, with the endpoint's leaf over TLS; exit 1 after `seconds`.
+
+    A connection waits in a worker's socket until the worker accepts it. Without reuseport filters one response counts
+    for all.
+    """
+    group = endpoint.group
+    leaf = endpoint.pair.leaf.public_bytes(Encoding.DER) if endpoint.pair else None
+    end = time.monotonic() + seconds
+    for special in endpoint.sockets if group.has_filters else endpoint.sockets[:1]:
+
+        def steer(client: socket.socket, special: socket.socket = special) -> None:
+            if group.has_filters:
+                group.spread_but_one(clients_to, client, special)
+
+        while True:
+            left = end - time.monotonic()
+            if left <= 0:
+                sys.exit(1)
+            if probe.responds(group.server.host, endpoint.listener, leaf=leaf, timeout=left, before_connect=steer):
+                break
+            time.sleep(min(RETRY, left))

@@ -1,0 +1,180 @@
+"""Listening sockets: one for each worker, in a group that shares a port, and which of them a connection gets."""
+
+import ctypes
+import errno
+import socket
+import struct
+from collections.abc import Sequence
+
+from app.settings.config import Listener, Server
+from app.settings.errors import ConfigurationError, shown
+
+SO_ATTACH_REUSEPORT_CBPF = 51  # asm-generic/socket.h
+# Classic BPF (linux/filter.h): an instruction is an operation, two jumps (if true, if false), and an operand.
+LOAD_WORD, LOAD_HALF, JUMP_IF_EQUAL, MODULO, ADD, RETURN_VALUE, RETURN = 0x20, 0x28, 0x15, 0x94, 0x04, 0x16, 0x06
+NETWORK_HEADER, RANDOM = -0x100000, -0x1000 + 56  # SKF_NET_OFF; SKF_AD_OFF + SKF_AD_RANDOM
+# Bytes from the network header: the last four of the source address, and the source port, without options.
+SOURCE = {socket.AF_INET: (12, 20), socket.AF_INET6: (20, 40)}
+Instruction = tuple[int, int, int, int]
+
+
+class ReuseportGroup:
+    """The sockets that share a listener's port.
+
+    The kernel numbers them in the order in which they begin to listen; when one closes, the last takes its number.
+    `members` is in that order, and `held` has those that do not listen yet, too. A reuseport filter, a classic BPF program, picks the number for each new connection
+    (socket(7), SO_ATTACH_REUSEPORT_CBPF); without one, or if no socket has the number, the kernel picks any by a hash.
+    """
+
+    def __init__(self, server: Server, listener: Listener) -> None:
+        """Bind nothing yet."""
+        self.server = server
+        self.listener = listener
+        self.members: list[socket.socket] = []
+        self.held: list[socket.socket] = []
+        self.has_filters = True
+        self.family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
+
+    def bind(self, number: int) -> list[socket.socket]:
+        """Bind `number` more sockets, which do not listen yet.
+
+        The first of the group gets the port only if nobody else listens on it: with SO_REUSEPORT it would share the
+        port with another server of the same user, in silence. Raises ConfigurationError if the port cannot be had.
+        """
+        sockets: list[socket.socket] = []
+        try:
+            for _ in range(number):
+                each = socket.socket(self.family, socket.SOCK_STREAM)
+                sockets.append(each)
+                self._set_options(each, share=bool(self.members) or len(sockets) > 1)
+                each.bind((self.server.host, self.listener.port))
+        except OSError as error:
+            close(sockets)
+            raise self._not_bound(error) from error
+        self.held += sockets
+        return sockets
+
+    def listen(self, sockets: Sequence[socket.socket]) -> None:
+        """Make sockets members: connections wait in them until a worker accepts. Raises ConfigurationError."""
+        try:
+            for each in sockets:
+                if not self.members:
+                    self._prepare_for_filters(each)
+                each.listen(self.server.backlog)
+                # The first listens without it: of two launchers that have both bound the port, one fails here.
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                self.members.append(each)
+        except OSError as error:
+            self.remove(sockets)
+            raise self._not_bound(error) from error
+
+    def _prepare_for_filters(self, first: socket.socket) -> None:
+        """Have the kernel make the group now: it would take no filter for one that listens alone and unshared."""
+        first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        try:
+            self._attach(first, (RETURN, 0, 0, 0))
+        except (
+            OSError
+        ):  # this system has no such filters (gVisor, a seccomp profile): reported when the listener serves
+            self.has_filters = False
+        first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
+
+    def _set_options(self, each: socket.socket, *, share: bool) -> None:
+        each.setblocking(False)  # noqa: FBT003 - socket's signature
+        each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of a former run may linger
+        each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # Granian waits for ever for a client that does not read; connections inherit this (tcp(7)).
+        each.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self.server.unread_timeout * 1000)
+        if share:
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+
+    def _not_bound(self, error: OSError) -> ConfigurationError:
+        reason = f"{self.listener.port_variable}={self.listener.port} cannot be bound on {self.server.host}"
+        remedy = "stop what holds it, or choose another port or HOST"
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            remedy = "raise the limit on open files (ulimit -n), or lower WORKERS"
+        return ConfigurationError(f"listener {shown(self.listener.name)}: {reason} ({error.strerror}); {remedy}")
+
+    def spread(self, sockets: Sequence[socket.socket]) -> None:
+        """Give each new connection to one of `sockets`, at random; they follow each other in `members`.
+
+        Raises OSError, but for a system without such filters: there nothing changes.
+        """
+        if self.has_filters:
+            self._attach(self.members[0], *self._at_random(sockets))
+
+    def spread_but_one(self, sockets: Sequence[socket.socket], client: socket.socket, special: socket.socket) -> None:
+        """As `spread`, but the connection that `client`, a bound socket, is going to make gets to `special`."""
+        host, port = client.getsockname()[:2]
+        last = int.from_bytes(socket.inet_pton(self.family, host.partition("%")[0])[-4:])
+        at_address, at_port = SOURCE[self.family]
+        self._attach(
+            self.members[0],
+            (LOAD_WORD, 0, 0, NETWORK_HEADER + at_address),
+            (JUMP_IF_EQUAL, 0, 3, last),
+            (LOAD_HALF, 0, 0, NETWORK_HEADER + at_port),
+            (JUMP_IF_EQUAL, 0, 1, port),
+            (RETURN, 0, 0, self.members.index(special)),
+            *self._at_random(sockets),
+        )
+
+    def _at_random(self, sockets: Sequence[socket.socket]) -> list[Instruction]:
+        return [
+            (LOAD_WORD, 0, 0, RANDOM),
+            (MODULO, 0, 0, len(sockets)),
+            (ADD, 0, 0, self.members.index(sockets[0])),
+            (RETURN_VALUE, 0, 0, 0),
+        ]
+
+    @staticmethod
+    def _attach(member: socket.socket, *program: Instruction) -> None:
+        code = b"".join(struct.pack("HBBI", *instruction[:3], instruction[3] & 0xFFFFFFFF) for instruction in program)
+        buffer = ctypes.create_string_buffer(code)
+        member.setsockopt(
+            socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, struct.pack("HP", len(program), ctypes.addressof(buffer))
+        )
+
+    def remove(self, sockets: Sequence[socket.socket]) -> None:
+        """Close members that are the group's first or its last, so that no connection meets a closing one.
+
+        Last to first: then those that stay keep their order, and the first of them its number until the end. If the
+        group's first are closed, that one gets all connections meanwhile; afterwards no socket has the number in the
+        filter, and the kernel spreads the connections.
+        """
+        if self.members[: len(sockets)] == list(sockets) and self.members[len(sockets) :] and self.has_filters:
+            self._attach(self.members[0], (RETURN, 0, 0, len(sockets)))
+        close_from_the_last(sockets)
+        self.members = [each for each in self.members if each not in sockets]
+        self.held = [each for each in self.held if each not in sockets]
+
+    def close(self) -> None:
+        """Give up the port, as far as this process holds it."""
+        close_from_the_last(self.held)
+        self.members, self.held = [], []
+
+
+def close(sockets: Sequence[socket.socket]) -> None:
+    """Close this process's hold on sockets."""
+    for each in sockets:
+        each.close()
+
+
+def close_from_the_last(sockets: Sequence[socket.socket]) -> None:
+    """Close this process's hold on members of a group, in the order that `ReuseportGroup.remove` relies on."""
+    close(sockets[::-1])
+
+
+def check_host(host: str) -> None:
+    """Raise ConfigurationError for an address that takes no connections: a broadcast address, for one.
+
+    The kernel lets a server listen on a broadcast address, and refuses what would talk to it (socket(7), SO_BROADCAST).
+    """
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as trial:
+        try:
+            trial.connect((host, 9))  # sends nothing
+        except PermissionError as error:
+            raise ConfigurationError(
+                f"HOST={host} is a broadcast address; use 127.0.0.1 for this machine alone, 0.0.0.0 or :: for all"
+            ) from error
+        except OSError:  # an address of another network: whether it can be bound is seen when it is
+            return

@@ -1,0 +1,82 @@
+"""From a configuration to a running service: what is checked before anything listens, and what then runs."""
+
+import os
+import socket
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+
+from app.launcher import console, descriptors, granian_server, probe, sockets, supervisor
+from app.launcher.draining import Application
+from app.launcher.server_process import Endpoint
+from app.settings import certificate, config
+from app.settings.config import Configuration, Listener, PairFiles
+from app.settings.errors import ConfigurationError, shown
+
+
+def preflight(configuration: Configuration, stack: ExitStack) -> tuple[Configuration, Sequence[Endpoint]]:
+    """Find out whether all can be served: pairs, limits, ports. Return the configuration within these limits.
+
+    Nothing listens yet; what has to be given up afterwards is put on `stack`. Raises ConfigurationError.
+    """
+    server = configuration.server
+    pairs = [_pair(each, server.host, stack) for each in configuration.listeners]
+    connections, line = descriptors.connection_limit(configuration)
+    if line:
+        console.warn(line)
+    server = msgspec.structs.replace(server, backpressure=connections)
+    sockets.check_host(server.host)
+    endpoints = []
+    for listener, pair in zip(configuration.listeners, pairs, strict=True):
+        group = sockets.ReuseportGroup(server, listener)
+        stack.callback(group.close)
+        endpoints.append(Endpoint(listener, pair, group, group.bind(server.workers)))
+    return replace(configuration, server=server), endpoints
+
+
+def serve(configuration: Configuration, endpoints: Sequence[Endpoint], application: Application, example: str) -> int:
+    """Serve an application on every endpoint until asked to stop; return the exit status.
+
+    `example` is a target to show the user.
+    """
+    for each in endpoints:
+        if isinstance(each.listener.tls, config.SelfSigned) and each.pair is not None:
+            console.warn(
+                f"listener {each.listener.name}: no TLS_CERT and TLS_KEY, so a self-signed pair was made for this"
+                f" run; its authority's certificate is {each.pair.authority}"
+            )
+    settings = configuration.server
+    return supervisor.run(
+        configuration, endpoints, lambda endpoint: granian_server.serve(endpoint, settings, application), example
+    )
+
+
+def _pair(listener: Listener, host: str, stack: ExitStack) -> certificate.Pair | None:
+    """Load a listener's pair, or make one for this run; return None without TLS."""
+    if listener.tls is None:
+        return None
+    if not isinstance(listener.tls, PairFiles):
+        names = dict.fromkeys(["localhost", socket.gethostname(), "127.0.0.1", "::1", probe.reachable(host)])
+        return certificate.self_signed(list(names), _folder_for_authority(stack))
+    pair = certificate.load(listener.tls)
+    if pair.expired:
+        console.warn(
+            f"listener {listener.name}: {pair.origin} is valid from {pair.leaf.not_valid_before_utc:%Y-%m-%d}"
+            f" to {pair.leaf.not_valid_after_utc:%Y-%m-%d}, not today; clients that verify will reject it"
+        )
+    return pair
+
+
+def _folder_for_authority(stack: ExitStack) -> Path:
+    try:
+        return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="granian-json-")))
+    except OSError as error:
+        raise ConfigurationError(
+            f"TMPDIR={shown(os.environ.get('TMPDIR', '(unset)'))}: there is no folder for the self-signed pair's"
+            f" authority ({error.strerror}); name a writable folder (in a container: --tmpfs /tmp), or set TLS_CERT and"
+            f" TLS_KEY"
+        ) from error

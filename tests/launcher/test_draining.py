@@ -1,0 +1,61 @@
+"""The close notice: what a client reads on a response while a server process is drained."""
+
+import asyncio
+
+import pytest
+
+from app.launcher.draining import CloseNotice, Message, Receive, Send
+
+
+def responding(*headers: tuple[bytes, bytes]) -> CloseNotice:
+    async def application(_: Message, __: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"x"})
+
+    return CloseNotice(application)
+
+
+def sent(notice: CloseNotice, scope: Message) -> list[Message]:
+    messages: list[Message] = []
+
+    async def send(message: Message) -> None:
+        messages.append(message)
+
+    async def receive() -> Message:
+        raise AssertionError("nothing to receive")
+
+    async def call() -> None:
+        await notice(scope, receive, send)
+
+    asyncio.run(call())
+    return messages
+
+
+HTTP1 = {"type": "http", "http_version": "1.1"}
+
+
+def test_nothing_is_added_before_it_begins() -> None:
+    (start, _) = sent(responding((b"a", b"b")), HTTP1)
+    assert list(start["headers"]) == [(b"a", b"b")]
+
+
+def test_every_response_has_it_once_it_has_begun() -> None:
+    notice = responding((b"a", b"b"))
+    notice.begin()
+    for _ in range(2):
+        start, body = sent(notice, HTTP1)
+        assert start["headers"] == [(b"a", b"b"), (b"connection", b"close")]
+        assert body["body"] == b"x"
+
+
+def test_it_takes_the_place_of_the_applications_own_connection_header() -> None:
+    notice = responding((b"Connection", b"keep-alive"))
+    notice.begin()
+    assert sent(notice, HTTP1)[0]["headers"] == [(b"connection", b"close")]
+
+
+@pytest.mark.parametrize("scope", [{"type": "http", "http_version": "2"}, {"type": "websocket", "http_version": "1.1"}])
+def test_http_2_and_websockets_have_none(scope: Message) -> None:
+    notice = responding()
+    notice.begin()
+    assert list(sent(notice, scope)[0]["headers"]) == []
