@@ -9,7 +9,7 @@ RUNTIME := $(VENV)/runtime-$(INTERPRETER)
 DEVELOPMENT := $(VENV)/development-$(INTERPRETER)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-fast test-container format check soak bench bench-app bench-full lock clean
+.PHONY: help serve test test-fast test-container format check soak campaign bench bench-app bench-full lock clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -38,6 +38,9 @@ test-fast: $(DEVELOPMENT)  ## run the tests that need no server process, a quart
 
 soak: $(DEVELOPMENT)  ## load the service for half an hour, into docs/reliability.md; SOAK='--scale 0.1 --minutes 1' for less
 	@$(BIN)/python -m bench.soak $(SOAK)
+
+campaign: $(DEVELOPMENT)  ## an hour of renewals, signals and faults under load, into docs/reliability.md; CAMPAIGN='--minutes 3' for less
+	@$(BIN)/python -m bench.campaign $(CAMPAIGN)
 
 test-container: $(DEVELOPMENT)  ## build the image and test it in the Docker engine that `docker info` reaches
 	@$(BIN)/python -m pytest -m container -rP

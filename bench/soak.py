@@ -23,6 +23,7 @@ from typing import Any
 import psutil
 import trustme
 
+from bench import proc
 from bench.verified_load import ROOT, Load, Tally, wait_until
 
 FIGURES = ROOT / "docs" / "reliability-figures.json"
@@ -47,8 +48,7 @@ class Target:
 
     def tree(self) -> list[psutil.Process]:
         """Return the launcher and all that it started."""
-        launcher = psutil.Process(self.pid)
-        return [launcher, *launcher.children(recursive=True)]
+        return [psutil.Process(pid) for pid in (self.pid, *proc.descendants(self.pid))]
 
     def memory(self) -> dict[str, float]:
         """Return the MiB of the whole tree (proc(5), smaps_rollup).
@@ -66,8 +66,7 @@ class Target:
 
     def open_files(self) -> list[int]:
         """Return how many files each worker has open."""
-        workers = [worker for each in psutil.Process(self.pid).children() for worker in each.children()]
-        return [worker.num_fds() for worker in workers]
+        return [proc.open_files(worker) for each in proc.children(self.pid) for worker in proc.children(each)]
 
     def load(self, connections: int, *, tls: bool, requests: int = 0, pause: float = 0.0, processes: int = 1) -> Load:
         """Start a load of one listener."""
@@ -197,12 +196,18 @@ def section(figures: Figures) -> str:
 def write(figures: Figures) -> None:
     """Write the figures, and put them into the document."""
     FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
-    before, _, rest = DOCUMENT.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    DOCUMENT.write_text(f"{before}{section(figures)}{after}")
+    put(section(figures), BEGIN, END)
 
 
-def _free_ports() -> tuple[int, int]:
+def put(text: str, begin: str, end: str) -> None:
+    """Put a text into the document, in place of what is between its markers."""
+    before, _, rest = DOCUMENT.read_text().partition(begin)
+    _, _, after = rest.partition(end)
+    DOCUMENT.write_text(f"{before}{text}{after}")
+
+
+def free_ports() -> tuple[int, int]:
+    """Return two ports that nobody has."""
     with socket.socket() as first, socket.socket() as second:
         for each in (first, second):
             each.bind(("127.0.0.1", 0))
@@ -217,7 +222,7 @@ def serving(folder: Path, failures: list[str]) -> Iterator[Target]:
     leaf = authority.issue_cert("localhost")
     leaf.private_key_pem.write_to_path(str(folder / "server.key"))
     leaf.cert_chain_pems[0].write_to_path(str(folder / "server.crt"))
-    port, tls_port = _free_ports()
+    port, tls_port = free_ports()
     variables = {"PORT": str(port), "TLS_PORT": str(tls_port), "WORKERS": str(WORKERS)}
     variables |= {"TLS_CERT": str(folder / "server.crt"), "TLS_KEY": str(folder / "server.key")}
     output, errors = folder / "output", folder / "errors"

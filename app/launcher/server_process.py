@@ -1,7 +1,6 @@
 """A server process as the launcher sees it: a child that is started, proved, drained and, if it has to be, killed."""
 
 import ctypes
-import multiprocessing
 import os
 import signal
 import socket
@@ -11,7 +10,6 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.process import BaseProcess
 from typing import NoReturn
 
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -44,14 +42,43 @@ class ListenerError(Exception):
     """A server process ended without being asked to, or did not come to serve."""
 
 
+class Child:
+    """A child process that does some work and ends; multiprocessing's would hold pipes that every later child inherits."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        """Fork it. Raises OSError."""
+        parent = os.getpid()
+        self.pid = os.fork()
+        if self.pid == 0:
+            _run(parent, work)
+        self._code: int | None = None
+
+    @property
+    def exitcode(self) -> int | None:
+        """Its exit status, or minus the signal that ended it; None while it runs."""
+        return self._code if self._code is not None else self._wait(os.WNOHANG)
+
+    def kill(self) -> None:
+        """End it at once, and wait until it has ended."""
+        if self.exitcode is None:
+            os.kill(self.pid, signal.SIGKILL)
+            self._wait(0)
+
+    def _wait(self, options: int) -> int | None:
+        pid, status = os.waitpid(self.pid, options)
+        if pid:
+            self._code = os.waitstatus_to_exitcode(status)
+        return self._code
+
+
 class ServerProcess:
     """A server process, and the short-lived process that asks each of its workers for a response."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         """Start nothing yet."""
         self.endpoint = endpoint
-        self._server: BaseProcess | None = None
-        self._prober: BaseProcess | None = None
+        self._server: Child | None = None
+        self._prober: Child | None = None
 
     def start(self, serve: Serve, groups: Sequence[ReuseportGroup]) -> None:
         """Start the server process, which keeps no socket of `groups` open but its own.
@@ -66,7 +93,7 @@ class ServerProcess:
                 close_from_the_last([each for each in group.held if each not in self.endpoint.sockets])
             serve(self.endpoint)
 
-        self._server = _fork(work)
+        self._server = Child(work)
 
     def prove(self, groups: Sequence[ReuseportGroup], clients_to: Sequence[socket.socket], seconds: int) -> None:
         """Start to ask each worker for a response; the sockets `clients_to` get other connections meanwhile.
@@ -80,7 +107,7 @@ class ServerProcess:
                     close_from_the_last(group.held)
             _ask_each_worker(self.endpoint, clients_to, seconds)
 
-        self._prober = _fork(work)
+        self._prober = Child(work)
 
     def proved(self) -> bool | None:
         """Return whether every worker has responded; None until that is known."""
@@ -92,8 +119,6 @@ class ServerProcess:
         """End the process that asks, whether it is through or not."""
         if self._prober is not None:
             self._prober.kill()
-            self._prober.join()
-            self._prober.close()
             self._prober = None
 
     def ended(self) -> str | None:
@@ -110,28 +135,20 @@ class ServerProcess:
 
     def drain(self) -> None:
         """Have it accept no more, finish what it has received, and end."""
-        if self.ended() is None and self._server is not None and self._server.pid is not None:
-            with suppress(ProcessLookupError):  # it has ended meanwhile
-                os.kill(self._server.pid, DRAIN)
+        if self._server is not None and self._server.exitcode is None:
+            os.kill(self._server.pid, DRAIN)
 
     def kill(self) -> None:
         """End it and its workers at once, and give up what this process holds of it."""
         self.end_of_proof()
         if self._server is not None:
             self._signal_all(signal.SIGKILL)
-            self._server.kill()  # so young that it does not lead its group yet, or ended already
-            self._server.join()
+            self._server.kill()  # if it is so young that it does not lead its group yet
 
     def _signal_all(self, number: signal.Signals) -> None:
-        if self.ended() is None and self._server is not None and self._server.pid is not None:
-            with suppress(ProcessLookupError):  # it has ended meanwhile, or does not lead its group yet
+        if self._server is not None and self._server.exitcode is None:  # else its number may be another's by now
+            with suppress(ProcessLookupError):  # it does not lead its group yet
                 os.killpg(self._server.pid, number)
-
-
-def _fork(work: Callable[[], None]) -> BaseProcess:
-    process = multiprocessing.get_context("fork").Process(target=_run, args=(os.getpid(), work))
-    process.start()
-    return process
 
 
 def _run(parent: int, work: Callable[[], None]) -> NoReturn:

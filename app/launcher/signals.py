@@ -26,7 +26,6 @@ def take_over() -> None:
 
 def wait(seconds: float | None) -> signal.Signals | None:
     """Return the next signal; None after `seconds` without one."""
-    if seconds is None:
-        return signal.Signals(signal.sigwaitinfo(TAKEN).si_signo)
-    received = signal.sigtimedwait(TAKEN, max(0.0, seconds))
-    return None if received is None else signal.Signals(received.si_signo)
+    received = signal.sigwaitinfo(TAKEN) if seconds is None else signal.sigtimedwait(TAKEN, max(0.0, seconds))
+    # CPython returns a siginfo that nobody has filled in if a stop (SIGSTOP, SIGCONT) lasted beyond the time-out.
+    return signal.Signals(received.si_signo) if received is not None and received.si_signo in TAKEN else None
