@@ -1,6 +1,8 @@
 """deploy/ and meta.json, as far as they can be checked without an engine or a cluster."""
 
 import json
+import shutil
+import subprocess
 
 import kubernetes_validate
 import pytest
@@ -19,6 +21,13 @@ def test_kubernetes_accepts_it(document: dict[str, object]) -> None:
 def test_the_kubernetes_secret_is_empty() -> None:
     (secret,) = [document for document in DOCUMENTS if document["kind"] == "Secret"]
     assert set(secret["data"].values()) == {""}
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+def test_systemd_accepts_the_unit() -> None:
+    unit = ROOT / "deploy" / "granian-json.service"
+    result = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
+    assert (result.returncode, [line for line in result.stderr.splitlines() if unit.name in line]) == (0, [])
 
 
 def test_meta_json_is_what_the_arena_asks_for() -> None:
