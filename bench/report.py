@@ -1,10 +1,11 @@
-"""bench/REPORT.md and the README's table; no number in them is typed by hand."""
+"""bench/REPORT.md and the README's section on the benchmark; no number in them is typed by hand."""
 
 import sys
 from pathlib import Path
 
 from bench import results
 from bench.charts import draw
+from bench.reading import readme_section
 from bench.subjects import ROOT
 from bench.tables import aims, table, text
 
@@ -23,9 +24,7 @@ def write(folder: Path) -> int:
     readme = ROOT / "README.md"
     before, _, rest = readme.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
-    shown = text([each for each in result.measurements if each.is_in_readme()])
-    where = f"{result.environment.date}, {result.environment.cpu}"
-    readme.write_text(f"{before}{BEGIN}\n{where}:\n\n{shown}{END}{after}")
+    readme.write_text(f"{before}{BEGIN}\n{readme_section(result)}{END}{after}")
     return 0
 
 
@@ -47,10 +46,10 @@ Made by `python -m bench report` from `{source}`, which has every burst.
 ## Method
 
 Each subject has one worker, confined to one CPU; the load generator has the others. Subjects are fresh processes, whose
-bodies are compared with the oracle's before they are measured. Bursts go in turn, A B C then C B A, and all subjects but one
-are stopped meanwhile (SIGSTOP). Ratios are taken burst by burst against this service: the tables have their median and the
-span of their middle half. Do not compare the rates of different runs. A response that is not 200, a socket error or a
-subject that ended makes a measurement an error.
+bodies are compared with the oracle's before they are measured. Bursts go in turn, A B C then C B A, and all subjects
+but one are stopped meanwhile (SIGSTOP). Ratios are taken burst by burst against this service: the tables have their
+median and the span of their middle half. Do not compare the rates of different runs. A response that is not 200, a
+socket error or a subject that ended makes a measurement an error.
 
 ## Subjects
 

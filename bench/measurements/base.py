@@ -44,10 +44,6 @@ class Measurement(msgspec.Struct, tag_field="measurement", kw_only=True, omit_de
         """Return what the project aims at in this measurement, as far as its subjects were measured."""
         return []
 
-    def is_in_readme(self) -> bool:
-        """Whether the README shows it."""
-        return False
-
 
 class Step(NamedTuple):
     """What `--only` can name, and what `make bench` and `make bench-full` go through."""

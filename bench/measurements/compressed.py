@@ -36,10 +36,6 @@ class Compressed(Measurement, tag="compressed"):
             return []
         return [Aim("json-comp, score over uvicorn's with zlib", "2", f"{reached:.2f}")]
 
-    def is_in_readme(self) -> bool:
-        """Whether it compares servers."""
-        return self.of == "json-comp"
-
 
 def measure(plan: Plan, of: str) -> list[Measurement]:
     """Measure the rate over the square of the bytes a response, headers among them."""

@@ -15,7 +15,7 @@ from bench.turns import against_first, subjects_in_turn
 
 STREAMS = 32
 HEADLINE = 64
-"""The number of connections in the README."""
+"""The number of connections in `make bench`, too."""
 
 
 class StreamRate(msgspec.Struct):
@@ -43,10 +43,6 @@ class H2c(Measurement, tag="h2c"):
         ]
         head = ["subject", "rps", "ratio of rps", "mean ms", "longest ms"]
         return Table(f"json-h2c, {self.connections} connections of {STREAMS} streams", head, rows)
-
-    def is_in_readme(self) -> bool:
-        """Whether it has the headline's connections."""
-        return self.connections == HEADLINE
 
 
 def measure(plan: Plan, connections: int) -> list[Measurement]:

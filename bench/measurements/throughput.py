@@ -41,10 +41,6 @@ class Throughput(Measurement, tag="throughput"):
             if (reached := inverse(self.subjects, name))
         ]
 
-    def is_in_readme(self) -> bool:
-        """Whether it has the headline's connections."""
-        return self.connections == HEADLINE
-
 
 class TlsOverhead(Measurement, tag="tls-overhead"):
     """The share of each subject's rate that TLS takes. It compares medians of two measurements, not bursts."""

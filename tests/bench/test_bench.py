@@ -12,9 +12,10 @@ from bench import heads, oracle, results, tables
 from bench.generators import Burst, MeasurementError, parse_h2load, parse_h2load_streams, parse_wrk
 from bench.measurements import STEPS
 from bench.measurements.base import Rate
-from bench.measurements.steady import latencies
+from bench.measurements.steady import Latency, Steady, latencies
 from bench.measurements.throughput import Throughput, TlsOverhead
 from bench.plan import KEY_TYPES, Pair, Plan
+from bench.reading import readme_section
 from bench.stats import Ratio, percentile, ratios
 from bench.subjects import SUBJECTS, Place, Subject
 from bench.turns import order, subjects_in_turn
@@ -170,7 +171,28 @@ def test_the_report_is_made_of_the_newest_full_result() -> None:
     newest = max((ROOT / "bench" / "results").glob("*-full.json"))
     text = (ROOT / "bench" / "REPORT.md").read_text()
     assert newest.name in text
-    assert tables.text(results.read(newest).measurements) in text
+    result = results.read(newest)
+    assert tables.text(result.measurements) in text
+    assert readme_section(result) in (ROOT / "README.md").read_text()
+
+
+def test_the_readme_says_where_this_service_wins_and_loses_and_what_p99_is() -> None:
+    subjects = {
+        name: Rate(rps=10, p50=1, p99=2, bytes=3, ratio=Ratio(ratio, ratio, ratio), bursts=[])
+        for name, ratio in (("granian-json", 1), ("slow", 0.5), ("slower", 0.25), ("fast", 2))
+    }
+    one = Throughput(profile="json-tls", connections=1, subjects={**subjects, "slow": subjects["fast"]})
+    many = Throughput(profile="json-tls", connections=256, subjects=subjects)
+    steady = Steady(rate=2000, subjects={"granian-json": Latency(p50=0.1, p99=0.9, ratio=None)})
+    environment = results.read(max((ROOT / "bench" / "results").glob("*.json"))).environment
+    section = readme_section(results.Result(environment, {"fast": "one that cheats"}, [one, many, steady]))
+    assert " ".join(section.rpartition("\n\n")[2].split()) == (
+        "Over TLS at 256 connections this service's rate is 2.0 times that of slow and 4.0 times that of slower."
+        " It loses, too: fast (one that cheats) has 2.0 times and slow at 1 connection 2.0 times its rate."
+        " p99 in this table (2 ms) measures the 256 handshakes with which a burst begins, not the requests:"
+        " at a steady 2,000 requests a second it is 0.9 ms."
+    )
+    assert max(map(len, section.splitlines())) <= 120
 
 
 def bench(*arguments: str, path: str | None = None) -> subprocess.CompletedProcess[str]:

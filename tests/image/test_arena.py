@@ -32,7 +32,7 @@ def test_the_arenas_validation(run: Run, arena_dataset: Path, arena_certs: Path,
     print(f"first response {time.monotonic() - container.begin:.2f} s after docker run")
     context = pinned(arena_certs / "server.crt")
     context.set_alpn_protocols(["http/1.1"])
-    # 8081 is probed as soon as 8080 answers, without waiting.
+    # 8081 is probed as soon as 8080 responds, without waiting.
     with (
         socket.create_connection(("127.0.0.1", container.tls_port), timeout=5) as plain,
         context.wrap_socket(plain) as connection,

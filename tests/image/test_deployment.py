@@ -1,6 +1,8 @@
-"""deploy/ and meta.json, as far as they can be checked without an engine or a cluster."""
+"""deploy/, the workflow and meta.json, as far as they can be checked without an engine, a cluster or GitHub."""
 
 import json
+import shutil
+import subprocess
 
 import kubernetes_validate
 import pytest
@@ -19,6 +21,20 @@ def test_kubernetes_accepts_it(document: dict[str, object]) -> None:
 def test_the_kubernetes_secret_is_empty() -> None:
     (secret,) = [document for document in DOCUMENTS if document["kind"] == "Secret"]
     assert set(secret["data"].values()) == {""}
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+def test_systemd_accepts_the_unit() -> None:
+    unit = ROOT / "deploy" / "granian-json.service"
+    result = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
+    assert (result.returncode, [line for line in result.stderr.splitlines() if unit.name in line]) == (0, [])
+
+
+def test_the_workflow_runs_ci_on_each_python() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yaml").read_text())
+    job = workflow["jobs"]["run"]
+    assert job["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13", "3.14"]
+    assert ".ci/run" in [step.get("run") for step in job["steps"]]
 
 
 def test_meta_json_is_what_the_arena_asks_for() -> None:

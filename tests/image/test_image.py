@@ -49,12 +49,12 @@ def test_the_health_check_covers_all_listeners(run: Run) -> None:
     container = run("--health-interval=1s").ready()
     wait_until(lambda: container.inspect("{{.State.Health.Status}}") == "healthy", "healthy", 20)
     probe = ("exec", "-e", f"TLS_PORT={free_port()}", container.identity, "python", "-m", "app.launcher.probe")
-    assert "listener json-tls does not answer" in docker(*probe, check=False)
+    assert "listener json-tls does not respond" in docker(*probe, check=False)
     probe = ("exec", "-e", f"PORT={free_port()}", container.identity, "python", "-m", "app.launcher.probe")
-    assert "listener json does not answer" in docker(*probe, check=False)
+    assert "listener json does not respond" in docker(*probe, check=False)
     swapped = ("-e", f"H2C_PORT={container.port}", "-e", f"PORT={container.h2c_port}")
     silent = docker("exec", *swapped, container.identity, "python", "-m", "app.launcher.probe", check=False)
-    assert silent.splitlines() == ["listener json-h2c does not answer", "listener json does not answer"]
+    assert silent.splitlines() == ["listener json-h2c does not respond", "listener json does not respond"]
 
 
 def test_what_is_inside(run: Run, image: str) -> None:
