@@ -49,9 +49,7 @@ def connection_limit(configuration: Configuration) -> tuple[int, str | None]:
 def inherited() -> int:
     """Return how many files this process was started with, beyond the standard streams; workers inherit them."""
     try:
-        return max(
-            0, len(list(Path("/proc/self/fd").iterdir())) - 4
-        )  # three streams, and the folder that is being read
+        return max(0, len(open_descriptors()) - 3)
     except OSError:  # no /proc: assume none
         return 0
 
@@ -70,7 +68,7 @@ def _is_open(descriptor: int) -> bool:
 
 
 def end_when_starved(listener: str) -> None:
-    """End this process, a worker, when it has had no free descriptor for STARVED seconds, so that another takes its place.
+    """End this worker when it has had no free descriptor for STARVED seconds, so that another takes its place.
 
     Granian looks at its handshakes only while accepting succeeds (tls-listener, poll_accept): once stalled ones hold
     every descriptor none of them is given up, and nobody is served again.

@@ -37,7 +37,13 @@ from app.launcher.draining import DRAIN
 from app.launcher.sockets import close
 
 FORK_PAUSE = 0.5  # seconds until a fork that failed is tried again
+STATE = "wrks workers_rss rss_signal main_loop_interrupt workers_kill_timeout interrupt_signal _ssp _shd"
 GROWTH_INTERVAL = 2  # seconds between looks at the size of the workers
+
+
+def lacking(name: str) -> str:
+    """Return the error for a private name that this Granian does not have."""
+    return f"granian {granian.__version__} lacks {name}; see app/launcher/granian_private.py"
 
 
 def check_granian() -> None:
@@ -51,9 +57,7 @@ def check_granian() -> None:
     ):
         for name in names.split():
             if not hasattr(owner, name):
-                raise RuntimeError(
-                    f"granian {granian.__version__} lacks {owner.__name__}.{name}; see app/launcher/granian_private.py"
-                )
+                raise RuntimeError(lacking(f"{owner.__name__}.{name}"))
 
 
 check_granian()
@@ -121,6 +125,12 @@ class Server(Granian):  # type: ignore[misc, valid-type]  # either of two classe
     sockets: Sequence[socket.socket]
     spawning: int
     watching_growth: bool = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Granian's
+        super().__init__(*args, **kwargs)
+        for name in STATE.split():
+            if not hasattr(self, name):
+                raise RuntimeError(lacking(f"{Granian.__name__}.{name}"))
 
     def _init_shared_socket(self) -> None:
         self._ssp = self._shd = self._sso = None

@@ -2,11 +2,11 @@
 
 | state | what it is | its deadline | what the deadline does | if the process ends |
 |---|---|---|---|---|
-| PROVING | forked; each worker is asked for a response; gets no client | `start_deadline` | killed: it failed | it failed |
-| SERVING | gets all new connections | none | | back to the predecessor if that settles, else the service ends |
+| PROVING | forked; each worker is asked for a response; no client yet | `start_deadline` | killed, failed | failed |
+| SERVING | gets all new connections | none | | the predecessor serves if it is SETTLING; else exit 1 |
 | SETTLING | replaced; gets no new connection; handshakes end | 10.5 s | CLOSING | its sockets are closed |
 | CLOSING | sends `Connection: close` on every response | 1 s; at a stop 0.4 s | DRAINING | its sockets are closed |
-| DRAINING | accepts no more, finishes what it has received | `drain_deadline`; at a stop `stop_deadline` | killed, reported | its sockets are closed |
+| DRAINING | accepts no more, finishes requests | `drain_deadline`, `stop_deadline` | killed | its sockets are closed |
 | ENDED | | | | |
 
 A pair that is replaced on disk starts a replacement in PROVING beside the one that is SERVING. When every worker of it
@@ -15,14 +15,13 @@ a listener has two server processes at most. A stop puts all into CLOSING, but t
 and are killed; a second one kills all.
 """
 
-import enum
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from app.launcher.console import warn
 from app.launcher.pair_watch import PairWatch
-from app.launcher.server_process import Endpoint, ListenerError, Serve, ServerProcess
+from app.launcher.server_process import Endpoint, ListenerError, Serve, ServerProcess, State
 from app.launcher.sockets import ReuseportGroup
 from app.settings.certificate import Pair
 from app.settings.config import PairFiles, Server
@@ -30,27 +29,6 @@ from app.settings.config import PairFiles, Server
 HANDSHAKES = 10.5  # seconds until the last handshake that a predecessor has begun is over: Granian gives it 10
 NOTICE, NOTICE_AT_STOP = 1.0, 0.4  # seconds in which clients learn from a response that their connection ends
 SPARE = 2.0  # seconds beyond start_deadline for the process that asks the workers to say that one did not respond
-
-
-class State(enum.Enum):
-    """What a server process is doing."""
-
-    PROVING = enum.auto()
-    SERVING = enum.auto()
-    SETTLING = enum.auto()
-    CLOSING = enum.auto()
-    DRAINING = enum.auto()
-    ENDED = enum.auto()
-
-
-class _Life(ServerProcess):
-    """A server process, its state, and when that has to be over."""
-
-    state = State.PROVING
-    deadline: float | None = None
-
-    def enter(self, state: State, deadline: float | None = None) -> None:
-        self.state, self.deadline = state, deadline
 
 
 class Lifecycle:
@@ -71,16 +49,16 @@ class Lifecycle:
         self.groups = groups
         self.serve = serve
         self.on_serving = on_serving
-        self.current: _Life | None = None
-        self.replacement: _Life | None = None
-        self.predecessor: _Life | None = None
+        self.current: ServerProcess | None = None
+        self.replacement: ServerProcess | None = None
+        self.predecessor: ServerProcess | None = None
         self.watch: PairWatch | None = None
         self.pair_waits = False
         self.stop_end: float | None = None
         self._reported: str | None = None
 
     @property
-    def lives(self) -> list[_Life]:
+    def lives(self) -> list[ServerProcess]:
         """Its processes that have not ended."""
         return [each for each in (self.current, self.replacement, self.predecessor) if each is not None]
 
@@ -90,16 +68,16 @@ class Lifecycle:
         return self.current is not None and self.current.state is not State.PROVING
 
     def start(self) -> None:
-        """Start the first server process. Raises ConfigurationError if the port was taken meanwhile, or ListenerError."""
+        """Start the first server process. Raises ConfigurationError if the port was taken, or ListenerError."""
         self.group.listen(self.endpoint.sockets)
         self.group.spread(self.endpoint.sockets)
-        self.current = _Life(self.endpoint)
+        self.current = ServerProcess(self.endpoint)
         try:
             self._launch(self.current, self.current)
         except OSError as error:
             raise ListenerError(f"listener {self.endpoint.listener.name} cannot be started ({error})") from error
 
-    def _launch(self, life: _Life, clients_to: _Life) -> None:
+    def _launch(self, life: ServerProcess, clients_to: ServerProcess) -> None:
         life.enter(State.PROVING, time.monotonic() + self.settings.start_deadline + SPARE)
         life.start(self.serve, self.groups)
         life.prove(self.groups, clients_to.endpoint.sockets, self.settings.start_deadline)
@@ -114,7 +92,7 @@ class Lifecycle:
     def advance(self, now: float) -> None:
         """Do what is due: take note of ends, responses and deadlines, and look at the pair.
 
-        Raises ListenerError if the listener cannot be served any more.
+        Raises ListenerError if the listener has no server process left.
         """
         for life in self.lives:
             if (end := life.ended()) is not None:
@@ -133,7 +111,7 @@ class Lifecycle:
         name, deadline = self.endpoint.listener.name, self.settings.start_deadline
         return f"listener {name} did not respond within start_deadline={deadline} s"
 
-    def _after_proof(self, life: _Life, now: float) -> None:
+    def _after_proof(self, life: ServerProcess, now: float) -> None:
         life.end_of_proof()
         life.enter(State.SERVING)
         self.group.spread(life.endpoint.sockets)
@@ -152,7 +130,7 @@ class Lifecycle:
                 self.watch = PairWatch(files, pair, self.settings.certificate_interval, warn)
             self.watch.served(pair)
 
-    def _after_end(self, life: _Life, end: str) -> None:
+    def _after_end(self, life: ServerProcess, end: str) -> None:
         if life.state is State.PROVING:
             self._fail(life, f"{end} before it responded")
         elif life is not self.current or self.stop_end is not None:
@@ -164,8 +142,8 @@ class Lifecycle:
         else:
             raise ListenerError(end)
 
-    def _fall_back(self, life: _Life, predecessor: _Life, end: str) -> None:
-        """Serve on with a predecessor that has not been told anything yet."""
+    def _fall_back(self, life: ServerProcess, predecessor: ServerProcess, end: str) -> None:
+        """Serve on with a predecessor that has sent no close notice yet."""
         self.group.spread(predecessor.endpoint.sockets)
         predecessor.enter(State.SERVING)
         self._release(life)
@@ -173,7 +151,7 @@ class Lifecycle:
         self._watch(predecessor.endpoint)
         warn(f"{end} after it had replaced another, which serves on with the pair from before")
 
-    def _fail(self, life: _Life, reason: str) -> None:
+    def _fail(self, life: ServerProcess, reason: str) -> None:
         if life is self.current:
             raise ListenerError(reason)
         self._release(life)
@@ -184,7 +162,7 @@ class Lifecycle:
             warn(f"{reason}; the pair from before is served on")
             self._reported = reason
 
-    def _release(self, life: _Life) -> None:
+    def _release(self, life: ServerProcess) -> None:
         """Give up what is held of a process that has ended, or has to."""
         life.kill()
         life.enter(State.ENDED)
@@ -196,7 +174,7 @@ class Lifecycle:
             self.pair_waits = False
             self.watch.ask(time.monotonic())
 
-    def _after_deadline(self, life: _Life, now: float) -> None:
+    def _after_deadline(self, life: ServerProcess, now: float) -> None:
         if life.state is State.PROVING:
             self._fail(life, self._late())
         elif life.state is State.SETTLING:
@@ -236,7 +214,7 @@ class Lifecycle:
             return
         self.group.spread(self.current.endpoint.sockets)  # so that the new sockets get no client yet
         sockets = self.group.bind(self.settings.workers)
-        self.replacement = _Life(replace(self.current.endpoint, pair=pair, sockets=sockets))
+        self.replacement = ServerProcess(replace(self.current.endpoint, pair=pair, sockets=sockets))
         self.group.listen(sockets)
         self._launch(self.replacement, self.current)
 

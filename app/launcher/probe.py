@@ -1,4 +1,4 @@
-"""Whether a listener answers: asked before it counts as serving, and by the container's health check."""
+"""Whether a listener responds: asked before it counts as serving, and by the container's health check."""
 
 import argparse
 import os
@@ -51,7 +51,7 @@ def responds(
                 return _responds(plain)
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE  # it is our own; where it matters the leaf itself is compared
+            context.verify_mode = ssl.CERT_NONE  # it is our own; if it matters, the leaf itself is compared
             with context.wrap_socket(plain) as encrypted:
                 return leaf in (None, encrypted.getpeercert(binary_form=True)) and _responds(encrypted)
     except OSError:  # refused, reset, timed out, or no TLS: no response

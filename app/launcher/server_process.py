@@ -1,6 +1,7 @@
 """A server process as the launcher sees it: a child that is started, proved, drained and, if it has to be, killed."""
 
 import ctypes
+import enum
 import os
 import signal
 import socket
@@ -42,8 +43,19 @@ class ListenerError(Exception):
     """A server process ended without being asked to, or did not come to serve."""
 
 
+class State(enum.Enum):
+    """What a server process is doing; app/launcher/lifecycle.py has the table."""
+
+    PROVING = enum.auto()
+    SERVING = enum.auto()
+    SETTLING = enum.auto()
+    CLOSING = enum.auto()
+    DRAINING = enum.auto()
+    ENDED = enum.auto()
+
+
 class Child:
-    """A child process that does some work and ends; multiprocessing's would hold pipes that every later child inherits."""
+    """A child process that does some work and ends. Unlike multiprocessing's it holds no pipe for others to inherit."""
 
     def __init__(self, work: Callable[[], None]) -> None:
         """Fork it. Raises OSError."""
@@ -72,13 +84,21 @@ class Child:
 
 
 class ServerProcess:
-    """A server process, and the short-lived process that asks each of its workers for a response."""
+    """A server process, its state, and the short-lived process that asks each of its workers for a response."""
+
+    state = State.PROVING
+    deadline: float | None = None
+    """When the state has to be over (time.monotonic); None if it may last."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         """Start nothing yet."""
         self.endpoint = endpoint
         self._server: Child | None = None
         self._prober: Child | None = None
+
+    def enter(self, state: State, deadline: float | None = None) -> None:
+        """Change the state."""
+        self.state, self.deadline = state, deadline
 
     def start(self, serve: Serve, groups: Sequence[ReuseportGroup]) -> None:
         """Start the server process, which keeps no socket of `groups` open but its own.
@@ -174,7 +194,7 @@ def die_with(parent: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != parent:  # it went before the kernel was told
+    if os.getppid() != parent:  # it ended before prctl took effect
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -189,7 +209,7 @@ def _ask_each_worker(endpoint: Endpoint, clients_to: Sequence[socket.socket], se
     end = time.monotonic() + seconds
     for special in endpoint.sockets if group.has_filters else endpoint.sockets[:1]:
 
-        def steer(client: socket.socket, special: socket.socket = special) -> None:
+        def direct(client: socket.socket, special: socket.socket = special) -> None:
             if group.has_filters:
                 group.spread_but_one(clients_to, client, special)
 
@@ -197,6 +217,6 @@ def _ask_each_worker(endpoint: Endpoint, clients_to: Sequence[socket.socket], se
             left = end - time.monotonic()
             if left <= 0:
                 sys.exit(1)
-            if probe.responds(group.server.host, endpoint.listener, leaf=leaf, timeout=left, before_connect=steer):
+            if probe.responds(group.server.host, endpoint.listener, leaf=leaf, timeout=left, before_connect=direct):
                 break
             time.sleep(min(RETRY, left))

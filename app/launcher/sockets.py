@@ -22,8 +22,9 @@ class ReuseportGroup:
     """The sockets that share a listener's port.
 
     The kernel numbers them in the order in which they begin to listen; when one closes, the last takes its number.
-    `members` is in that order, and `held` has those that do not listen yet, too. A reuseport filter, a classic BPF program, picks the number for each new connection
-    (socket(7), SO_ATTACH_REUSEPORT_CBPF); without one, or if no socket has the number, the kernel picks any by a hash.
+    `members` is in that order, and `held` has those that do not listen yet, too. A reuseport filter, a classic BPF
+    program, picks the number for each new connection (socket(7), SO_ATTACH_REUSEPORT_CBPF); without one, or if no
+    socket has the number, the kernel picks any by a hash.
     """
 
     def __init__(self, server: Server, listener: Listener) -> None:

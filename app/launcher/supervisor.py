@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from app.launcher import signals
 from app.launcher.console import curl, describe, say, warn
-from app.launcher.lifecycle import Lifecycle, State
-from app.launcher.server_process import Endpoint, ListenerError, Serve
+from app.launcher.lifecycle import Lifecycle
+from app.launcher.server_process import Endpoint, ListenerError, Serve, State
 from app.settings.config import Configuration, PairFiles
 
 STOPPED, FAILED = 0, 1
@@ -99,8 +99,8 @@ class Supervisor:
         say(f"  {curl(self.configuration, endpoint.listener, endpoint.pair, self.example)}")
         if isinstance(endpoint.listener.tls, PairFiles) and not endpoint.group.has_filters:
             warn(
-                f"listener {endpoint.listener.name}: this system has no BPF filters for SO_REUSEPORT, so its pair is not"
-                f" renewed; restart the service to serve another"
+                f"listener {endpoint.listener.name}: this system has no BPF filters for SO_REUSEPORT, so its pair is"
+                f" not renewed; restart the service to serve another"
             )
 
 
