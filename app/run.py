@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from app.launcher import console, descriptors, granian_server, probe, sockets, supervisor
+from app.launcher import console, descriptors, granian_server, sockets, supervisor
 from app.launcher.draining import Application
 from app.launcher.server_process import Endpoint
 from app.settings import certificate, config
@@ -60,8 +60,8 @@ def _pair(listener: Listener, host: str, stack: ExitStack) -> certificate.Pair |
     if listener.tls is None:
         return None
     if not isinstance(listener.tls, PairFiles):
-        names = dict.fromkeys(["localhost", socket.gethostname(), "127.0.0.1", "::1", probe.reachable(host)])
-        return certificate.self_signed(list(names), _folder_for_authority(stack))
+        names = ["localhost", socket.gethostname(), "127.0.0.1", "::1", config.reachable(host)]
+        return certificate.self_signed(names, _folder_for_authority(stack))
     pair = certificate.load(listener.tls)
     if pair.expired:
         console.warn(
@@ -73,10 +73,12 @@ def _pair(listener: Listener, host: str, stack: ExitStack) -> certificate.Pair |
 
 def _folder_for_authority(stack: ExitStack) -> Path:
     try:
-        return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="granian-json-")))
+        return Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="granian-json-", ignore_cleanup_errors=True))
+        )
     except OSError as error:
         raise ConfigurationError(
             f"TMPDIR={shown(os.environ.get('TMPDIR', '(unset)'))}: there is no folder for the self-signed pair's"
-            f" authority ({error.strerror}); name a writable folder (in a container: --tmpfs /tmp), or set TLS_CERT and"
+            f" authority ({shown(error.strerror)}); name a writable folder (in a container: --tmpfs /tmp), or set TLS_CERT and"
             f" TLS_KEY"
         ) from error

@@ -5,9 +5,9 @@ import os
 import select
 import shlex
 
-from app.launcher.probe import reachable
 from app.settings.certificate import Pair
-from app.settings.config import Configuration, Listener
+from app.settings.config import Configuration, Listener, reachable
+from app.settings.errors import shown
 
 PIPE_BUF = 4096  # bytes that a pipe takes at once if poll(2) says that it is writable (pipe(7))
 
@@ -100,7 +100,7 @@ def describe(configuration: Configuration, listener: Listener, pair: Pair | None
         return f"{line} HTTP/1.1, plaintext, no ALPN, {workers}"
     return (
         f"{line} HTTP/1.1 over TLS 1.3, ALPN http/1.1, {workers}; certificate for"
-        f" {', '.join(pair.names)} ({pair.origin}); SHA-256 {pair.fingerprint};"
+        f" {shown(', '.join(pair.names))} ({pair.origin}); SHA-256 {pair.fingerprint};"
         f" expires {pair.leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC; records encrypted in user space"
     )
 

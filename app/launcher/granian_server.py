@@ -20,8 +20,8 @@ from app.launcher.descriptors import end_when_starved
 from app.launcher.draining import CLOSE_NOTICE, DRAIN, Application, CloseNotice
 from app.launcher.server_process import Endpoint, die_with
 from app.launcher.sockets import close
-from app.settings.certificate import SealedFile
 from app.settings.config import Server
+from app.settings.sealed_file import SealedFile
 
 HEAD_SIZE = 2**17  # bytes of a request's head: room for hyper's longest target, a third of what Granian would take
 HEADERS_SIZE = 2**16  # bytes of a request's headers over HTTP/2; Granian's default is 16 MiB

@@ -155,6 +155,8 @@ class Lifecycle:
         if life is self.current:
             raise ListenerError(reason)
         self._release(life)
+        if self.watch is not None and life.endpoint.pair is not None:
+            self.watch.failed(life.endpoint.pair, time.monotonic())
         self._report(reason)
 
     def _report(self, reason: str) -> None:

@@ -8,6 +8,7 @@ from app.settings.config import PairFiles
 from app.settings.errors import ConfigurationError
 
 STEADY = 1.0  # seconds without a change until the files are taken as written to their end
+LONGEST_PAUSE = 300.0  # seconds until a pair whose server process failed is tried again: twice as long each time
 RESTLESS = 15.0  # seconds of changes after which they are reported
 
 
@@ -25,10 +26,13 @@ class PairWatch:
         self._since = 0.0
         self._changing_since: float | None = None
         self._reported: str | None = None
+        self._failed: tuple[bytes, bytes] | None = None  # what the files held when a server process failed with it
+        self._failures = 0
+        self._not_before = 0.0
 
     def ask(self, now: float) -> None:
-        """Have the next `look` look."""
-        self.next_look = now
+        """Have the next `look` look, and take a pair that has failed, too."""
+        self.next_look = self._not_before = now
 
     def look(self, now: float) -> Pair | None:
         """Return the pair that is to be served instead, if it is time to look and there is one.
@@ -53,12 +57,20 @@ class PairWatch:
             self._wait(content, now)
             return None
         self._changing_since = None
+        if content == self._failed and now < self._not_before:
+            return None
         return self._check(content)
 
     def served(self, pair: Pair) -> None:
         """Take `pair` as the one that is served."""
         self.pair = pair
-        self._reported = None
+        self._reported = self._failed = None
+
+    def failed(self, pair: Pair, now: float) -> None:
+        """Return `pair` later, and ever later: a server process that was to serve it has failed."""
+        self._failures = self._failures + 1 if pair.content == self._failed else 0
+        self._failed = pair.content
+        self._not_before = now + min(LONGEST_PAUSE, 2.0**self._failures)
 
     def _wait(self, content: object, now: float) -> None:
         """Look again when the files may have been steady for long enough: half of a pair is not to be served."""

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from app.launcher.console import warn
 from app.settings import config
 from app.settings.errors import ConfigurationError
 
@@ -18,11 +19,6 @@ HTTP2_HEADERS = b"\x82\x86\x84\x41\x09localhost"
 HTTP2_REQUEST = (
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0%c\x01\x05\0\0\0\x01" % len(HTTP2_HEADERS) + HTTP2_HEADERS
 )
-
-
-def reachable(host: str) -> str:
-    """Return the address under which this machine reaches a listener bound to `host`."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - recognised, not bound
 
 
 def responds(
@@ -38,7 +34,7 @@ def responds(
     Each step may take `timeout` seconds. `before_connect` gets the client's socket, bound to the address that it
     connects from.
     """
-    address = reachable(host)
+    address = config.reachable(host)
     try:
         with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as plain:
             plain.settimeout(timeout)
@@ -81,11 +77,11 @@ def main() -> int:
     try:
         configuration = config.read(config.path_of(arguments.config, os.environ), os.environ)
     except ConfigurationError as error:
-        print(f"configuration: {error}", file=sys.stderr)
+        warn(f"configuration: {error}")
         return 2
     silent = [each.name for each in configuration.listeners if not responds(configuration.server.host, each)]
     for name in silent:
-        print(f"listener {name} does not respond", file=sys.stderr)
+        warn(f"listener {name} does not respond")
     return 1 if silent else 0
 
 

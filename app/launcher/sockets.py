@@ -170,12 +170,12 @@ def check_host(host: str) -> None:
 
     The kernel lets a server listen on a broadcast address, and refuses what would talk to it (socket(7), SO_BROADCAST).
     """
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as trial:
-        try:
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as trial:
             trial.connect((host, 9))  # sends nothing
-        except PermissionError as error:
-            raise ConfigurationError(
-                f"HOST={host} is a broadcast address; use 127.0.0.1 for this machine alone, 0.0.0.0 or :: for all"
-            ) from error
-        except OSError:  # an address of another network: whether it can be bound is seen when it is
-            return
+    except PermissionError as error:
+        raise ConfigurationError(
+            f"HOST={host} is a broadcast address; use 127.0.0.1 for this machine alone, 0.0.0.0 or :: for all"
+        ) from error
+    except OSError:  # an address of another network, or a family that is switched off: seen when it is bound
+        return

@@ -1,18 +1,18 @@
 """A pair, certificate chain and private key: one value, checked before anything serves it."""
 
 import datetime as dt
-import os
+import re
 import ssl
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path, PosixPath
+from pathlib import Path
 from typing import Any
 
 import trustme
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -20,41 +20,15 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
+from cryptography.utils import CryptographyDeprecationWarning
 
+from app.settings import rustls
 from app.settings.config import PairFiles
 from app.settings.errors import ConfigurationError, shown
 from app.settings.files import MIB
+from app.settings.sealed_file import SealedFile
 
 REMEDY = "mount both files readable, or unset TLS_CERT and TLS_KEY and remove the default pair"
-KEYS = "RSA of 2048 to 4096 bits, ECDSA on P-256 or P-384, or Ed25519"
-UNREADABLE = (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
-"""What cryptography raises for a certificate whose parts it cannot parse."""
-
-
-class SealedFile(PosixPath):
-    """A file in memory that this process and those forked from it can open, and no other process can change.
-
-    Granian resolves the paths that it is given. A descriptor has no other name, so `resolve` returns this path.
-    """
-
-    @classmethod
-    def of(cls, content: bytes) -> "SealedFile":
-        """Return a file that lives as long as a process holds its descriptor. Raises OSError."""
-        descriptor = os.memfd_create("pem")
-        try:
-            os.write(descriptor, content)
-        except OSError:  # a limit on file sizes counts here, too
-            os.close(descriptor)
-            raise
-        return cls(f"/proc/self/fd/{descriptor}")
-
-    def resolve(self, strict: bool = False) -> "SealedFile":  # noqa: ARG002, FBT001, FBT002 - Path's signature
-        """Return this path, unresolved."""
-        return self
-
-    def close(self) -> None:
-        """Close the descriptor."""
-        os.close(int(self.name))
 
 
 @dataclass(frozen=True)
@@ -72,8 +46,8 @@ class Pair:
 
     @property
     def names(self) -> list[str]:
-        """The leaf's names, as `names_of` returns them."""
-        return names_of(self.leaf)
+        """The leaf's names, as `rustls.names_of` returns them."""
+        return rustls.names_of(self.leaf)
 
     @property
     def fingerprint(self) -> str:
@@ -85,20 +59,6 @@ class Pair:
         """Whether now is outside the leaf's period of validity."""
         now = dt.datetime.now(dt.UTC)
         return not self.leaf.not_valid_before_utc <= now <= self.leaf.not_valid_after_utc
-
-
-def names_of(leaf: x509.Certificate) -> list[str]:
-    """Return the DNS names and addresses that a leaf is for (RFC 6125); its common name if it has none.
-
-    Raises one of UNREADABLE for extensions that cannot be parsed.
-    """
-    try:
-        alternative = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        common = leaf.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
-        return [str(attribute.value) for attribute in common]
-    addresses = [str(address) for address in alternative.get_values_for_type(x509.IPAddress)]
-    return alternative.get_values_for_type(x509.DNSName) + addresses
 
 
 def read(files: PairFiles) -> tuple[bytes, bytes]:
@@ -118,29 +78,21 @@ def check(files: PairFiles, content: tuple[bytes, bytes]) -> Pair:
     is not the certificate's.
     """
     certificate_pem, key_pem = content
-    try:
-        chain = x509.load_pem_x509_certificates(certificate_pem)
-    except ValueError as error:
-        raise ConfigurationError(
-            f"{files.certificate} is not a PEM certificate chain; give the leaf, then its issuers"
-        ) from error
+    chain = _chain(files, certificate_pem)
     leaf = chain[0]
     private = _private_key(files, key_pem)
-    if not _rustls_accepts(private) or leaf.public_key_algorithm_oid == x509.oid.PublicKeyAlgorithmOID.RSASSA_PSS:
-        raise ConfigurationError(f"{files.key} is of a type that rustls does not accept; use {KEYS}")
-    if leaf.version != x509.Version.v3:
-        raise ConfigurationError(
-            f"{files.certificate} is an X.509 {leaf.version.name} certificate, which rustls does not accept;"
-            f" have a v3 certificate issued (with `openssl x509 -req`, one that has extensions)"
-        )
+    if not rustls.accepts(private) or leaf.public_key_algorithm_oid == x509.oid.PublicKeyAlgorithmOID.RSASSA_PSS:
+        raise ConfigurationError(f"{files.key} is of a type that rustls does not accept; use {rustls.KEYS}")
     try:
         same = leaf.public_key() == private.public_key()
-        names_of(leaf)
-    except UNREADABLE as error:
+        reason = rustls.rejected(chain)
+    except rustls.UNREADABLE as error:
         raise ConfigurationError(
             f"{files.certificate} cannot be read ({shown(error)}); have a certificate issued that OpenSSL prints"
             f" (`openssl x509 -text -in ...`)"
         ) from error
+    if reason:
+        raise ConfigurationError(f"{files.certificate} {reason}, which rustls does not accept; have it issued anew")
     if not same:
         raise ConfigurationError(
             f"{files.key} is not the key of the certificate in {files.certificate};"
@@ -159,24 +111,28 @@ def check(files: PairFiles, content: tuple[bytes, bytes]) -> Pair:
     return pair
 
 
+def _chain(files: PairFiles, pem: bytes) -> list[x509.Certificate]:
+    """Parse a chain. A certificate that is cut short is no part of it for the parser, but an error here."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CryptographyDeprecationWarning)  # of serial numbers that are served anyhow
+            chain = x509.load_pem_x509_certificates(pem)
+    except (ValueError, x509.InvalidVersion) as error:
+        raise ConfigurationError(
+            f"{files.certificate} is not a PEM certificate chain; give the leaf, then its issuers"
+        ) from error
+    if len(chain) != len(re.findall(rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----", pem)):
+        raise ConfigurationError(f"{files.certificate} has a certificate that is cut short; write all of it")
+    return chain
+
+
 def _private_key(files: PairFiles, key_pem: bytes) -> Any:  # noqa: ANN401 - cryptography's key types have no common base
     try:
         return load_pem_private_key(key_pem, password=None)
     except TypeError as error:
         raise ConfigurationError(f"{files.key} is encrypted; decrypt it (`openssl pkey -in ... -out ...`)") from error
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise ConfigurationError(f"{files.key} is not a PEM private key; give one of {KEYS}") from error
-
-
-def _rustls_accepts(key: object) -> bool:
-    """Return whether rustls' ring provider can sign with `key` (ring::signature)."""
-    match key:
-        case rsa.RSAPrivateKey():
-            return 2048 <= key.key_size <= 4096
-        case ec.EllipticCurvePrivateKey():
-            return isinstance(key.curve, ec.SECP256R1 | ec.SECP384R1)
-        case _:
-            return isinstance(key, ed25519.Ed25519PrivateKey)
+        raise ConfigurationError(f"{files.key} is not a PEM private key; give one of {rustls.KEYS}") from error
 
 
 def _check_with_openssl(pair: Pair, files: PairFiles) -> None:
@@ -197,16 +153,29 @@ def _check_with_openssl(pair: Pair, files: PairFiles) -> None:
             raise ConfigurationError(
                 f"{files.certificate} is rejected by OpenSSL ({error.reason}); have it issued anew"
             ) from error
+        except OSError as error:
+            raise ConfigurationError(
+                f"{files.certificate} cannot be passed on ({error.strerror}: {chain}); mount /proc"
+            ) from error
+
+
+def _can_be_issued(authority: trustme.CA, name: str) -> bool:
+    """Return whether a certificate can hold a name: a host may have one that is no DNS name (my_host)."""
+    try:
+        authority.issue_cert(name)
+    except ValueError:  # idna's errors are, too
+        return False
+    return True
 
 
 def self_signed(names: Sequence[str], directory: Path) -> Pair:
-    """Return a pair for `names`, signed by an authority made for this process.
+    """Return a pair for those of `names` that a certificate can hold, signed by an authority made for this process.
 
     The authority's certificate is written into `directory`; the private keys are never on a disk. Raises
     ConfigurationError if the directory cannot be written to.
     """
     authority = trustme.CA(organization_name="self-signed for this run")
-    leaf = authority.issue_cert(*names)
+    leaf = authority.issue_cert(*dict.fromkeys(name for name in names if _can_be_issued(authority, name)))
     chain_pem = b"".join(blob.bytes() for blob in leaf.cert_chain_pems)
     key = load_pem_private_key(leaf.private_key_pem.bytes(), password=None)
     path = directory / "authority.crt"

@@ -10,10 +10,12 @@ from typing import Annotated, Literal
 import msgspec
 
 from app.settings.errors import ConfigurationError, shown
-from app.settings.files import MIB, NamedFile
+from app.settings.files import NamedFile
 
 DEFAULT_PATH = Path(__file__).parents[2] / "server.toml"
 CONFIG_VARIABLE = "SERVER_CONFIG"
+LARGEST, LONGEST = 2**16, 1024
+"""Bytes of the largest server.toml and of its longest line: tomllib takes the square of a dotted key's parts."""
 
 MOST_WORKERS = 512
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
@@ -102,10 +104,15 @@ class Configuration:
     listeners: tuple[Listener, ...]
 
 
+def reachable(host: str) -> str:
+    """Return the address under which this machine reaches a listener bound to `host`."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - recognised, not bound
+
+
 def path_of(argument: Path | None, environment: Mapping[str, str]) -> NamedFile:
     """Return which `server.toml` is read: `--config`, else SERVER_CONFIG, else the project's own."""
     if argument is not None:
-        return NamedFile("--config", argument.absolute())
+        return NamedFile.of("--config", str(argument), "give the path of a server.toml")
     named = environment.get(CONFIG_VARIABLE)
     if named is not None:
         return NamedFile.of(CONFIG_VARIABLE, named, "give the path of a server.toml, or unset it")
@@ -119,9 +126,12 @@ def read(file: NamedFile, environment: Mapping[str, str]) -> Configuration:
     Raises ConfigurationError, which names the file or the variable at fault.
     """
     path = file.path
+    content = file.read(LARGEST, "name a readable server.toml")
+    if max(map(len, content.split(b"\n"))) > LONGEST:
+        raise ConfigurationError(f"{shown(path)} has a line of more than {LONGEST} bytes; shorten it")
     try:
-        tables = msgspec.toml.decode(file.read(MIB, "name a readable server.toml"), type=ServerFile)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        tables = msgspec.toml.decode(content, type=ServerFile)
+    except ValueError as error:  # of tomllib, of msgspec, or of an integer with thousands of digits
         raise ConfigurationError(
             f"{shown(path)}: {shown(error)}; see the project's server.toml for valid settings"
         ) from error
@@ -173,6 +183,10 @@ def _host(text: str) -> str:
         address = ipaddress.ip_address(text)
     except ValueError as error:
         raise ConfigurationError(f"HOST={shown(repr(text))} is not an IP address; {remedy}") from error
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.scope_id is not None:
+            raise ConfigurationError(f"HOST={shown(repr(text))} has a zone, which is not supported; {remedy}")
+        address = address.ipv4_mapped or address
     if address.is_multicast:
         raise ConfigurationError(f"HOST={text} is a multicast address, which TCP cannot use; {remedy}")
     return str(address)

@@ -29,7 +29,12 @@ class NamedFile:
             raise ConfigurationError(f"{setting} is empty; {remedy}")
         if "\0" in text:
             raise ConfigurationError(f"{setting}={shown(text)} holds a NUL character; {remedy}")
-        return cls(setting, Path(text).absolute())
+        try:
+            return cls(setting, Path(text).absolute())
+        except OSError as error:  # a relative path, and a working directory that is gone
+            raise ConfigurationError(
+                f"{setting}={shown(text)} is relative to a working directory that is gone; {remedy}"
+            ) from error
 
     def __str__(self) -> str:
         """Return setting and value as an error shows them."""
@@ -56,7 +61,7 @@ class NamedFile:
         try:
             if not stat.S_ISREG(self.path.stat().st_mode):  # reading a pipe would wait for its writer
                 raise ConfigurationError(f"{self} is not a regular file; {remedy}")
-            with self.path.open("rb") as file:
+            with open(self.path, "rb", opener=_without_waiting) as file:
                 content = file.read(most + 1)
         except PermissionError as error:
             try:
@@ -67,8 +72,13 @@ class NamedFile:
         except OSError as error:
             raise ConfigurationError(f"{self} cannot be read ({error.strerror}); {remedy}") from error
         if len(content) > most:
-            raise ConfigurationError(f"{self} is larger than {most // MIB} MiB; {remedy}")
+            raise ConfigurationError(f"{self} is larger than {most // 1024:,} KiB; {remedy}")
         return content
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file; one that has become a pipe since it was looked at is not waited for."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def from_environment(environment: Mapping[str, str], variable: str, remedy: str) -> NamedFile | None:
