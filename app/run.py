@@ -1,6 +1,7 @@
 """From a configuration to a running service: what is checked before anything listens, and what then runs."""
 
 import os
+import shutil
 import socket
 import tempfile
 from collections.abc import Sequence
@@ -73,12 +74,12 @@ def _pair(listener: Listener, host: str, stack: ExitStack) -> certificate.Pair |
 
 def _folder_for_authority(stack: ExitStack) -> Path:
     try:
-        return Path(
-            stack.enter_context(tempfile.TemporaryDirectory(prefix="granian-json-", ignore_cleanup_errors=True))
-        )
+        folder = tempfile.mkdtemp(prefix="granian-json-")
     except OSError as error:
         raise ConfigurationError(
             f"TMPDIR={shown(os.environ.get('TMPDIR', '(unset)'))}: there is no folder for the self-signed pair's"
             f" authority ({shown(error.strerror)}); name a writable folder (in a container: --tmpfs /tmp), or set TLS_CERT and"
             f" TLS_KEY"
         ) from error
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)  # it may have become read-only
+    return Path(folder)

@@ -177,9 +177,15 @@ def kill_replacement(service: Service) -> str:
         return set(proc.children(service.process.pid)) - before
 
     wait_until(lambda: bool(new()), "a process of the renewal", RENEWED_WITHIN)
-    time.sleep(random.uniform(0, 0.05))  # later it may serve, and its connections would be lost
-    for each in list(new())[:1]:
-        send(each, signal.SIGKILL)
+    time.sleep(random.uniform(0, 0.05))
+    victim = random.choice(sorted(new()))
+    whole = [victim, *proc.descendants(victim)]
+    for each in whole:
+        send(each, signal.SIGSTOP)
+    # If it serves already, the connections that it has would be lost.
+    number = signal.SIGCONT if service.leaf() == pair["server.crt"] else signal.SIGKILL
+    for each in whole:
+        send(each, number)
     wait_until(lambda: service.leaf() == pair["server.crt"], "a pair after its process was killed", RENEWED_WITHIN)
     return "renewal whose process is killed"
 

@@ -4,6 +4,8 @@ import logging
 import os
 import select
 import shlex
+import stat
+from contextlib import suppress
 
 from app.settings.certificate import Pair
 from app.settings.config import Configuration, Listener, reachable
@@ -71,12 +73,23 @@ class LogHandler(logging.Handler):
 
 
 def open_standard_streams() -> None:
-    """Open /dev/null as each standard stream that is closed: sockets would take their numbers, and get our lines."""
+    """Make the standard streams such that no process of ours waits for them, and no line of ours gets elsewhere.
+
+    One that is closed becomes /dev/null: a socket would take its number, and get our lines. A pipe or a terminal is
+    opened anew, without waiting, for this process and its children alone: Python's tracebacks and Rust's panics go
+    there, too, and a worker would wait for ever if nobody reads.
+    """
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+    for descriptor in (1, 2):
+        if stat.S_ISFIFO(mode := os.fstat(descriptor).st_mode) or stat.S_ISCHR(mode):
+            with suppress(OSError):  # it is another user's: `Output` asks whether it is writable, which has to do
+                again = os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+                os.dup2(again, descriptor)
+                os.close(again)
 
 
 def printable(line: str) -> str:

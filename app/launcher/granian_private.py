@@ -5,11 +5,12 @@ These are all that the project uses; they are checked when this module is import
 - `granian._granian.SocketHolder(descriptor, is_unix, backlog)`: a socket that is there already.
 - `granian.server.common.AbstractServer._init_shared_socket`: overridden, as it would bind the port itself.
 - `._spawn_worker(idx, ...)`: overridden, to give a worker its own socket.
+- `._respawn_workers(workers, ..., delay)`: overridden, as it takes a second death for a crash loop.
 - `._drop_shared_socket()`: overridden, to close the sockets when the server stops.
 - `._start_ipc()`: overridden, as its pipes serve the metrics alone.
 - `._watch_workers_rss()`: overridden, as it starts a thread at each look, which may fail.
 - `._ssp`, `._shd`, `._sso`: the three places in which a worker looks for its socket.
-- `.wrks`, `.workers_rss`, `.rss_signal`, `.main_loop_interrupt`, `.workers_kill_timeout`, `.interrupt_signal`,
+- `.wrks` with `.birth`, `.respawned_wrks`, `.workers_rss`, `.rss_signal`, `.main_loop_interrupt`, `.workers_kill_timeout`, `.interrupt_signal`,
   `.signal_handler_interrupt`: its state.
 - `granian.server.mp.WorkerProcess` with `.inner`, `.start`, `._watch`, `.terminate`: a worker as its server sees it.
 - `granian._futures._cbsched_aioschedule`: hands a request's coroutine over as the second argument of
@@ -37,8 +38,13 @@ from app.launcher.draining import DRAIN
 from app.launcher.sockets import close
 
 FORK_PAUSE = 0.5  # seconds until a fork that failed is tried again
-STATE = "wrks workers_rss rss_signal main_loop_interrupt workers_kill_timeout interrupt_signal _ssp _shd"
+STATE = "wrks respawned_wrks workers_rss rss_signal main_loop_interrupt workers_kill_timeout interrupt_signal _ssp _shd"
 GROWTH_INTERVAL = 2  # seconds between looks at the size of the workers
+
+
+THREADS = 6  # of a worker: Granian's, Tokio's and ours
+YOUNG, YOUNG_DEATHS = 1.5, 4  # seconds that a worker lives if it cannot even start; deaths of this kind in a row
+PATIENCE = 0.1  # seconds until it is seen that the server was told to drain
 
 
 def lacking(name: str) -> str:
@@ -48,7 +54,7 @@ def lacking(name: str) -> str:
 
 def check_granian() -> None:
     """Raise RuntimeError if this Granian lacks a private name that is used here."""
-    methods = "_init_shared_socket _spawn_worker _drop_shared_socket _start_ipc _watch_workers_rss"
+    methods = "_init_shared_socket _respawn_workers _spawn_worker _drop_shared_socket _start_ipc _watch_workers_rss"
     for owner, names in (
         (_granian, "SocketHolder WorkerSignal"),
         (_futures, "_cbsched_aioschedule"),
@@ -63,6 +69,21 @@ def check_granian() -> None:
 check_granian()
 
 
+def _start_threads(number: int) -> None:
+    """Raise RuntimeError if this process may not start so many threads now."""
+    end = threading.Event()
+    threads = [threading.Thread(target=end.wait) for _ in range(number)]
+    started = []
+    try:
+        for each in threads:
+            each.start()
+            started.append(each)
+    finally:
+        end.set()
+        for each in started:
+            each.join()
+
+
 class Worker(mp.WorkerProcess):
     """A worker as its server process sees it."""
 
@@ -71,15 +92,23 @@ class Worker(mp.WorkerProcess):
 
     def start(self) -> None:
         """Start it, however often a fork or a thread has to be tried: others serve meanwhile."""
+        self._insist(self._fork)
+        self._insist(self._watch)
+
+    def _fork(self) -> None:
+        _start_threads(THREADS)  # it will need them: without, it would die at once, again and again
         before = open_descriptors()
         # A signal that comes before the worker's loop can take it stays pending.
         signal.pthread_sigmask(signal.SIG_BLOCK, {DRAIN})
         try:
-            self._insist(self.inner.start)
+            self.inner.start()
+        except BaseException:  # multiprocessing leaves its pipes open
+            for descriptor in open_descriptors() - before:
+                os.close(descriptor)
+            raise
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {DRAIN})
         self.sentinels = open_descriptors() - before
-        self._insist(self._watch)
 
     def _insist(self, act: Callable[[], None]) -> None:
         reported = False
@@ -116,7 +145,9 @@ class Worker(mp.WorkerProcess):
         """Wait for its end, and until it is reaped: Granian would report a worker that is not as refusing to stop."""
         end = None if timeout is None else time.monotonic() + timeout
         while self.is_alive() and (end is None or time.monotonic() < end):
-            self.inner.join(None if end is None else max(0.0, end - time.monotonic()))
+            if self.parent.interrupt_signal and self not in self.parent.wrks:
+                return  # it was being replaced when the server was told to drain, which is not to wait for it
+            self.inner.join(PATIENCE if end is None else min(PATIENCE, max(0.0, end - time.monotonic())))
 
 
 class Server(Granian):  # type: ignore[misc, valid-type]  # either of two classes, by the interpreter
@@ -128,6 +159,7 @@ class Server(Granian):  # type: ignore[misc, valid-type]  # either of two classe
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Granian's
         super().__init__(*args, **kwargs)
+        self.young_deaths: dict[int, int] = {}
         for name in STATE.split():
             if not hasattr(self, name):
                 raise RuntimeError(lacking(f"{Granian.__name__}.{name}"))
@@ -168,3 +200,26 @@ class Server(Granian):  # type: ignore[misc, valid-type]  # either of two classe
         """Stop accepting, let the workers finish what they have received, end; the launcher has the deadline."""
         self.workers_kill_timeout = None
         self.signal_handler_interrupt()
+        for worker in list(self.wrks):  # at once, even if the server is replacing one of them
+            worker.terminate()
+
+    def _respawn_workers(self, workers: Sequence[int], *args: Any, delay: float = 0.0) -> None:  # noqa: ANN401
+        """Replace workers; one that has served for a while and died is no crash loop, however often that happens.
+
+        Granian takes a second death within 5.5 s for one, and ends: clients who make workers run out of memory could
+        end the service. Here it takes YOUNG_DEATHS of the same worker in a row, with a pause before each replacement.
+        """
+        now = time.monotonic()
+        for idx in workers if not delay else ():
+            young = now - self.wrks[idx].birth < YOUNG
+            self.young_deaths[idx] = self.young_deaths.get(idx, 0) + 1 if young else 0
+            self._pause(min(4.0, 0.25 * 2 ** self.young_deaths[idx]) if young else 0.0)
+        super()._respawn_workers(workers, *args, delay=delay)
+        for idx in list(self.respawned_wrks):
+            if self.young_deaths.get(idx, 0) < YOUNG_DEATHS:
+                del self.respawned_wrks[idx]
+
+    def _pause(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not self.interrupt_signal:
+            time.sleep(0.02)

@@ -73,14 +73,21 @@ class Lifecycle:
         self.group.spread(self.endpoint.sockets)
         self.current = ServerProcess(self.endpoint)
         try:
-            self._launch(self.current, self.current)
+            self._launch(self.current)
         except OSError as error:
             raise ListenerError(f"listener {self.endpoint.listener.name} cannot be started ({error})") from error
 
-    def _launch(self, life: ServerProcess, clients_to: ServerProcess) -> None:
+    def _launch(self, life: ServerProcess) -> None:
         life.enter(State.PROVING, time.monotonic() + self.settings.start_deadline + SPARE)
         life.start(self.serve, self.groups)
-        life.prove(self.groups, clients_to.endpoint.sockets, self.settings.start_deadline)
+        self._prove(life)
+
+    def _prove(self, life: ServerProcess) -> None:
+        clients_to = life if self.current is None else self.current
+        try:
+            life.prove(self.groups, clients_to.endpoint.sockets, self.settings.start_deadline)
+        except OSError as error:
+            self._fail(life, f"listener {self.endpoint.listener.name} cannot be asked for a response ({error})")
 
     def next_event(self) -> float | None:
         """Return when `advance` has something to do, if no signal comes before (time.monotonic); None for never."""
@@ -100,6 +107,8 @@ class Lifecycle:
             elif life.state is State.PROVING and (proved := life.proved()) is not None:
                 if proved:
                     self._after_proof(life, now)
+                elif life.proof_was_killed():
+                    self._prove(life)
                 else:
                     self._fail(life, self._late())
             elif life.deadline is not None and now >= life.deadline:
@@ -174,7 +183,7 @@ class Lifecycle:
         )
         if self.pair_waits and self.watch is not None:
             self.pair_waits = False
-            self.watch.ask(time.monotonic())
+            self.watch.ask(time.monotonic() + 1.0)
 
     def _after_deadline(self, life: ServerProcess, now: float) -> None:
         if life.state is State.PROVING:
@@ -218,7 +227,7 @@ class Lifecycle:
         sockets = self.group.bind(self.settings.workers)
         self.replacement = ServerProcess(replace(self.current.endpoint, pair=pair, sockets=sockets))
         self.group.listen(sockets)
-        self._launch(self.replacement, self.current)
+        self._launch(self.replacement)
 
     def stop(self, now: float) -> None:
         """Stop: clients get a close notice, then everything is drained, within `stop_deadline` in all."""

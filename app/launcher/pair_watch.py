@@ -21,7 +21,7 @@ class PairWatch:
         self.pair = pair
         self.interval = interval
         self.warn = warn
-        self.next_look: float | None = None
+        self.next_look: float | None = 0.0  # at once: the files may have changed since they were loaded
         self._seen: object = pair.content  # what the files held at the last look, or why they could not be read
         self._since = 0.0
         self._changing_since: float | None = None
@@ -39,10 +39,7 @@ class PairWatch:
 
         It is returned at each look until `served` is called with it. What is invalid is reported, once.
         """
-        if self.next_look is None:
-            self.next_look = now + self.interval if self.interval else None
-            return None
-        if now < self.next_look:
+        if self.next_look is None or now < self.next_look:
             return None
         self.next_look = now + self.interval if self.interval else None
         content: tuple[bytes, bytes] | str

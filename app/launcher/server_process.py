@@ -22,6 +22,7 @@ from app.settings.certificate import Pair
 from app.settings.config import Listener
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+DYING = 0.3  # seconds at most until workers that were killed have closed their sockets
 RETRY = 0.05  # seconds until a worker whose connection broke is asked again
 
 
@@ -135,6 +136,10 @@ class ServerProcess:
             return None
         return self._prober.exitcode == 0
 
+    def proof_was_killed(self) -> bool:
+        """Return whether the process that asks was killed by somebody else, and has to be started again."""
+        return self._prober is not None and (self._prober.exitcode or 0) < 0
+
     def end_of_proof(self) -> None:
         """End the process that asks, whether it is through or not."""
         if self._prober is not None:
@@ -164,6 +169,20 @@ class ServerProcess:
         if self._server is not None:
             self._signal_all(signal.SIGKILL)
             self._server.kill()  # if it is so young that it does not lead its group yet
+            self._wait_for_workers(self._server.pid)
+
+    @staticmethod
+    def _wait_for_workers(group: int) -> None:
+        """Wait until the workers have died, too: their sockets are members until then. As PID 1, reap them."""
+        end = time.monotonic() + DYING
+        while time.monotonic() < end:
+            with suppress(ChildProcessError):  # they are not ours, but init's
+                os.waitpid(-group, os.WNOHANG)
+            try:
+                os.killpg(group, 0)
+            except ProcessLookupError:
+                return
+            time.sleep(0.002)
 
     def _signal_all(self, number: signal.Signals) -> None:
         if self._server is not None and self._server.exitcode is None:  # else its number may be another's by now

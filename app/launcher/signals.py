@@ -1,10 +1,15 @@
 """The signals that the launcher takes, one at a time, when it waits for the next event."""
 
+import ctypes
+import functools
+import os
+import select
 import signal
 
 STOP = {signal.SIGTERM, signal.SIGINT}
 TAKEN = STOP | {signal.SIGCHLD, signal.SIGHUP}
-IGNORED = {signal.SIGPIPE, signal.SIGUSR1, signal.SIGUSR2}  # the last two are for its server processes
+IGNORED = {signal.SIGPIPE, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTOU, signal.SIGTTIN}
+"""SIGUSR1 and SIGUSR2 are for its server processes; a terminal may stop who writes in the background by SIGTTOU."""
 
 
 def block() -> None:
@@ -25,7 +30,26 @@ def take_over() -> None:
 
 
 def wait(seconds: float | None) -> signal.Signals | None:
-    """Return the next signal; None after `seconds` without one."""
-    received = signal.sigwaitinfo(TAKEN) if seconds is None else signal.sigtimedwait(TAKEN, max(0.0, seconds))
-    # CPython returns a siginfo that nobody has filled in if a stop (SIGSTOP, SIGCONT) lasted beyond the time-out.
-    return signal.Signals(received.si_signo) if received is not None and received.si_signo in TAKEN else None
+    """Return the next signal; None after `seconds` without one.
+
+    Not by sigtimedwait(2) with a time-out: if a stop (SIGSTOP, SIGCONT) lasts beyond it, CPython returns a siginfo that
+    nobody has filled in.
+    """
+    poll = select.poll()
+    poll.register(_descriptor(), select.POLLIN)
+    poll.poll(None if seconds is None else max(0.0, seconds) * 1000)
+    received = signal.sigtimedwait(TAKEN, 0)
+    return None if received is None else signal.Signals(received.si_signo)
+
+
+@functools.cache
+def _descriptor() -> int:
+    """Return a descriptor that is readable while a signal of TAKEN is pending (signalfd(2))."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    mask = ctypes.create_string_buffer(128)  # sigset_t of glibc and musl
+    for number in TAKEN:
+        libc.sigaddset(mask, number)
+    descriptor: int = libc.signalfd(-1, mask, os.O_CLOEXEC | os.O_NONBLOCK)
+    if descriptor < 0:
+        raise OSError(ctypes.get_errno(), "signalfd")
+    return descriptor

@@ -12,7 +12,7 @@ Negotiate = Callable[[bytes, Iterable[Header]], tuple[bytes, list[Header]] | Non
 LARGEST = 2**20
 """Bytes of the largest body that is compressed: 4 ms at most, in which a worker serves nobody else."""
 
-ELEMENTS, FIELD = 64, 2048
+ELEMENTS, FIELD = 32, 2048
 """Elements and bytes of an Accept-Encoding that are read: more than there are codings, and soon read."""
 
 VARY = (b"vary", b"accept-encoding")
