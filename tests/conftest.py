@@ -2,7 +2,7 @@
 
 import resource
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -100,10 +100,10 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
     """Start services that end with the test."""
     started: list[Service] = []
 
-    def start(*arguments: str, **environment: str) -> Service:
+    def start(*arguments: str, wrapper: Sequence[str] = (), **environment: str) -> Service:
         folder = tmp_path / f"service-{len(started)}"
         folder.mkdir()
-        started.append(Service(folder, *arguments, **environment))
+        started.append(Service(folder, *arguments, wrapper=wrapper, **environment))
         return started[-1]
 
     yield start

@@ -5,11 +5,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+import httpx
 import pytest
 
 from tests.support.ports import free_ports, is_free
@@ -21,9 +22,9 @@ Listener = Literal["json", "json-tls"]
 
 
 class Service:
-    """`python -m app` with two listeners, or three if H2C_PORT is set."""
+    """`python -m app` with two listeners, or three if H2C_PORT is set; a `wrapper` is a command that executes it."""
 
-    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, wrapper: Sequence[str] = (), **environment: str) -> None:
         self.folder = folder
         self.port, self.tls_port = free_ports(2)
         variables = {"PORT": str(self.port), "TLS_PORT": str(self.tls_port), "WORKERS": "2", **environment}
@@ -31,7 +32,7 @@ class Service:
         self.output, self.errors = folder / "stdout", folder / "stderr"
         with self.output.open("wb") as stdout, self.errors.open("wb") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "app", *arguments],
+                [*wrapper, sys.executable, "-m", "app", *arguments],
                 cwd=ROOT,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
@@ -93,6 +94,21 @@ class Service:
             if time.monotonic() > end:
                 pytest.fail(f"not ready within {START_DEADLINE} s\n{self.report()}")
             time.sleep(0.02)
+        return self._with_all_workers()
+
+    def responding(self) -> "Service":
+        """Wait until the last listener responds, hence all, and all workers are there: for one whose lines are lost."""
+        wait_until(lambda: self.process.poll() is not None or self._last_responds(), "a response", START_DEADLINE)
+        assert self.process.poll() is None, self.report()
+        return self._with_all_workers()
+
+    def _last_responds(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/json/1", trust_env=False).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def _with_all_workers(self) -> "Service":
         expected = int(self.environment["WORKERS"])
         listeners = 3 if "H2C_PORT" in self.environment else 2
         wait_until(lambda: [len(workers) for workers in self.all_workers()] == [expected] * listeners, "all workers")

@@ -1,0 +1,165 @@
+"""Granian's private names that the launcher relies on: each exists, and does what app/launcher/granian_private.py says."""
+# ruff: noqa: SLF001 - they are private
+
+import asyncio
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from types import CoroutineType
+from typing import Any
+
+import granian
+import pytest
+from granian import Granian, _futures, _granian
+from granian.constants import Interfaces
+from granian.server import common, mp
+
+from app.launcher import granian_private
+from app.launcher.granian_private import Server, Worker, check_granian
+from app.settings.certificate import SealedFile
+from tests.support.ports import free_port
+
+OVERRIDDEN = ("_init_shared_socket", "_spawn_worker", "_drop_shared_socket", "_start_ipc", "_watch_workers_rss")
+
+
+@pytest.fixture
+def made() -> Iterator[Server]:
+    """A server of one worker, with the socket that this has."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        server = Server("app:app", interface=Interfaces.ASGINL, workers=1, port=free_port())
+        server.sockets = [listening]
+        yield server
+
+
+def test_every_name_of_the_docstring_exists(made: Server) -> None:
+    made._init_shared_socket()
+    names = re.findall(r"`\.([a-z_]+)", granian_private.__doc__ or "")
+    assert {"_spawn_worker", "_sso", "wrks", "rss_signal", "signal_handler_interrupt", "_watch"} <= set(names)
+    worker = mp.WorkerProcess(made, 0, None, ())  # type: ignore[no-untyped-call]
+    for name in names:
+        assert hasattr(made, name) or hasattr(worker, name), name
+    for name in OVERRIDDEN:
+        assert getattr(Server, name) is not getattr(Granian, name)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (_granian, "SocketHolder"),
+        (_granian, "WorkerSignal"),
+        (_futures, "_cbsched_aioschedule"),
+        *((Granian, name) for name in (*OVERRIDDEN, "signal_handler_interrupt")),
+        *((mp.WorkerProcess, name) for name in ("start", "_watch", "terminate")),
+    ],
+)
+def test_a_name_that_is_missing_is_reported(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:  # noqa: ANN401
+    check_granian()
+    for each in getattr(owner, "__mro__", [owner]):
+        if name in vars(each):
+            monkeypatch.delattr(each, name)
+    with pytest.raises(RuntimeError, match=rf"granian {granian.__version__} lacks [\w.]+\.{name}; see app/launcher/"):
+        check_granian()
+
+
+def test_a_socket_holder_holds_a_socket_that_is_there_already(made: Server) -> None:
+    holder = _granian.SocketHolder(made.sockets[0].fileno(), False, 7)  # type: ignore[call-arg]  # noqa: FBT003
+    assert holder.get_fd() == made.sockets[0].fileno()
+    assert not holder.is_uds()
+
+
+def test_a_server_starts_and_stops_by_the_overridden_methods(made: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this order: sockets, pipes, the hook, workers; the size is looked at last, and sockets close first."""
+    called: list[str] = []
+
+    def note(name: str) -> Callable[..., None]:
+        return lambda *_, **__: called.append(name)
+
+    for name in (*OVERRIDDEN[:1], *OVERRIDDEN[2:], "_spawn_workers", "_stop_workers"):
+        monkeypatch.setattr(made, name, note(name))
+    monkeypatch.setattr(common, "set_main_signals", note("signals"))
+
+    def hook() -> None:
+        called.append("hook")
+        made.workers_rss = 1  # as the launcher does
+
+    made.on_startup(hook)
+    made.startup(None, None)
+    assert called == ["signals", "_init_shared_socket", "_start_ipc", "hook", "_spawn_workers", "_watch_workers_rss"]
+    called.clear()
+    made._ipc_sig = _granian.WorkerSignal()
+    made.shutdown()
+    assert called == ["_drop_shared_socket", "_stop_workers"]
+
+
+def test_a_worker_gets_its_own_socket_and_is_one_of_ours(made: Server) -> None:
+    made._init_shared_socket()
+    made._start_ipc()
+    worker = made._spawn_worker(0, lambda: None, lambda: None)
+    assert type(worker) is Worker
+    assert not worker.is_alive()
+    assert made.spawning == 0
+    (holder,) = [
+        each[0][1] for each in worker.inner._args if isinstance(each, tuple) and each[:1] == ((None, made._shd),)
+    ]
+    assert holder.get_fd() == made.sockets[0].fileno()
+    made._drop_shared_socket()
+    assert made.sockets[0].fileno() == -1
+
+
+def test_the_main_loop_ends_by_the_interrupt(made: Server) -> None:
+    thread = threading.Thread(target=made._serve_loop, args=(None, None), daemon=True)
+    thread.start()
+    made.workers_kill_timeout = 3  # type: ignore[assignment]
+    made.drain()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert made.workers_kill_timeout is None
+
+
+def test_the_size_of_workers_is_looked_at_by_a_signal_of_the_main_loop(
+    made: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = threading.Event()
+    monkeypatch.setattr(granian_private, "GROWTH_INTERVAL", 0.01)
+    monkeypatch.setattr(made, "_handle_rss_signal", lambda *_: looked.set())
+    thread = threading.Thread(target=made._serve_loop, args=(None, None), daemon=True)
+    thread.start()
+    threads = threading.active_count()
+    made._watch_workers_rss()
+    assert looked.wait(5)
+    made._watch_workers_rss()  # after each look
+    assert threading.active_count() == threads + 1
+    monkeypatch.setattr(granian_private, "GROWTH_INTERVAL", 3600)
+    made.drain()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+def test_a_requests_coroutine_comes_first_among_the_arguments() -> None:
+    received: list[tuple[object, ...]] = []
+
+    class Loop:
+        def call_soon_threadsafe(self, *arguments: Any, context: object) -> None:  # noqa: ANN401
+            received.append((*arguments, context))
+
+    async def application(_: object) -> None:
+        await asyncio.sleep(0)
+
+    _futures._cbsched_aioschedule(Loop(), "context", application)("watcher")  # type: ignore[no-untyped-call]
+    ((callback, coroutine, watcher, context),) = received
+    assert callable(callback)
+    assert isinstance(coroutine, CoroutineType)
+    coroutine.close()
+    assert (watcher, context) == ("watcher", "context")
+
+
+def test_a_sealed_files_path_reaches_rustls_as_it_is(pair: dict[str, str]) -> None:
+    with open(pair["TLS_CERT"], "rb") as chain, open(pair["TLS_KEY"], "rb") as key:  # noqa: PTH123
+        files = [SealedFile.of(each.read()) for each in (chain, key)]
+    with closing(files[0]), closing(files[1]):
+        server = Server("app:app", interface=Interfaces.ASGINL, ssl_cert=files[0], ssl_key=files[1], port=free_port())
+        assert server.ssl_ctx[1:3] == tuple(map(str, files))
+        assert all(re.fullmatch(r"/proc/self/fd/\d+", path) for path in map(str, files))

@@ -1,0 +1,161 @@
+"""The sockets of a port, on loopback: their order, and which of them a connection gets."""
+
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from app.launcher.sockets import ReuseportGroup
+from app.settings import config
+from app.settings.config import Listener, Server
+from app.settings.errors import ConfigurationError
+from app.settings.files import NamedFile
+from tests.support.ports import free_port, is_free
+from tests.support.processes import ROOT, open_files
+
+MANY = 60  # connections: with 3 sockets, one gets none in a run of 2.4e10
+
+
+@pytest.fixture(scope="module")
+def settings() -> Server:
+    return config.read(NamedFile("test", ROOT / "server.toml"), {}).server
+
+
+@pytest.fixture(params=["127.0.0.1", "::1"])
+def group(request: pytest.FixtureRequest, settings: Server) -> Iterator[ReuseportGroup]:
+    server = msgspec.structs.replace(settings, host=request.param)
+    if ":" in request.param and not Path("/proc/net/if_inet6").read_text():
+        pytest.skip("no IPv6 on this machine")
+    with closing(ReuseportGroup(server, Listener("test", free_port(), "TEST_PORT", "http/1.1", None))) as made:
+        yield made
+
+
+def connect(group: ReuseportGroup, stack: ExitStack, bound: socket.socket | None = None) -> socket.socket:
+    client = bound or stack.enter_context(socket.socket(group.family))
+    client.settimeout(5)
+    client.connect((group.server.host, group.listener.port))
+    return client
+
+
+def accepted(each: socket.socket, stack: ExitStack) -> list[int]:
+    """Accept what waits in a socket; return the clients' ports."""
+    ports: list[int] = []
+    while True:
+        try:
+            connection, address = each.accept()
+        except BlockingIOError:
+            return ports
+        stack.enter_context(connection)
+        ports.append(address[1])
+
+
+def counts(group: ReuseportGroup, members: Sequence[socket.socket]) -> list[int]:
+    """Make MANY connections, and return how many each of the sockets gets."""
+    with ExitStack() as stack:
+        for _ in range(MANY):
+            connect(group, stack)
+        return [len(accepted(each, stack)) for each in members]
+
+
+def listening(group: ReuseportGroup, number: int) -> list[socket.socket]:
+    bound = group.bind(number)
+    group.listen(bound)
+    return bound
+
+
+def test_spread_gives_each_of_them_some_and_no_other_any(group: ReuseportGroup) -> None:
+    before, after = listening(group, 3), listening(group, 3)
+    for chosen, others in ((before, after), (after, before)):
+        group.spread(chosen)
+        served = dict(zip(group.members, counts(group, group.members), strict=True))
+        assert all(served[each] for each in chosen)
+        assert not any(served[each] for each in others)
+
+
+def test_spread_but_one_gives_the_special_client_to_the_special_socket(group: ReuseportGroup) -> None:
+    before, after = listening(group, 2), listening(group, 2)
+    for special in after:
+        with ExitStack() as stack:
+            client = stack.enter_context(socket.socket(group.family))
+            client.bind((group.server.host, 0))
+            group.spread_but_one(before, client, special)
+            others = [connect(group, stack) for _ in range(MANY)]
+            connect(group, stack, client)
+            port = client.getsockname()[1]
+            assert accepted(special, stack) == [port]
+            assert sum(len(accepted(each, stack)) for each in before) == len(others)
+
+
+def test_removed_first_members_leave_the_others_in_order(group: ReuseportGroup) -> None:
+    before, after = listening(group, 3), listening(group, 3)
+    group.spread(after)
+    group.remove(before)
+    assert group.members == group.held == after
+    assert all(counts(group, after))
+    for each in after:  # the kernel's numbers are those of `members`
+        group.spread([each])
+        assert counts(group, after) == [MANY * (other is each) for other in after]
+
+
+def test_removed_last_members_leave_the_others_in_order(group: ReuseportGroup) -> None:
+    before, after = listening(group, 3), listening(group, 3)
+    group.spread(before)
+    group.remove(after)
+    assert group.members == group.held == before
+    for each in before:
+        group.spread([each])
+        assert counts(group, before) == [MANY * (other is each) for other in before]
+
+
+def test_no_connection_is_refused_or_lost_while_members_close(group: ReuseportGroup) -> None:
+    before, after = listening(group, 3), listening(group, 3)
+    group.spread(after)
+    with ExitStack() as stack:
+        clients = [connect(group, stack) for _ in range(MANY)]
+        group.remove(before)
+        clients += [connect(group, stack) for _ in range(MANY)]
+        assert sum(len(accepted(each, stack)) for each in after) == 2 * MANY
+
+
+def test_of_two_that_have_bound_a_port_one_can_listen(group: ReuseportGroup) -> None:
+    rival = ReuseportGroup(group.server, group.listener)
+    with closing(rival):
+        ours, theirs = group.bind(2), rival.bind(2)
+        group.listen(ours)
+        with pytest.raises(ConfigurationError, match="Address already in use"):
+            rival.listen(theirs)
+
+
+def test_what_fails_leaves_no_descriptor(group: ReuseportGroup, monkeypatch: pytest.MonkeyPatch) -> None:
+    listening(group, 1)
+    before = open_files(os.getpid())
+    rival = ReuseportGroup(group.server, group.listener)
+    with pytest.raises(ConfigurationError, match="cannot be bound"):
+        rival.bind(3)
+    refused = group.bind(2)
+
+    def refuse(*_: object) -> None:
+        raise OSError(98, "Address already in use")
+
+    monkeypatch.setattr(socket.socket, "listen", refuse)
+    with pytest.raises(ConfigurationError):
+        group.listen(refused)
+    assert open_files(os.getpid()) == before
+    assert len(group.held) == len(group.members) == 1
+
+
+def test_a_group_without_filters_says_so_and_goes_on(group: ReuseportGroup, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(92, "Protocol not available")
+
+    monkeypatch.setattr(ReuseportGroup, "_attach", staticmethod(refuse))
+    members = listening(group, 2)
+    assert not group.has_filters
+    group.spread(members)
+    assert sum(counts(group, members)) == MANY
+    group.close()
+    assert is_free(group.listener.port)
