@@ -1,0 +1,72 @@
+"""Faults of a machine that a service meets: wrappers that it is started by, and limits that come and go."""
+
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import ROOT
+
+SIGNALS_IGNORED_AND_BLOCKED = ("env", "--ignore-signal", "--block-signal")
+STOP_BLOCKED = ("env", "--block-signal=TERM,INT")
+"""A signal that asks to stop stays pending from before the first instruction of Python."""
+WITHOUT_FILTERS = (sys.executable, str(ROOT / "tests" / "support" / "without_filters.py"))
+
+
+def with_outputs(redirections: str) -> tuple[str, ...]:
+    return ("sh", "-c", f'exec "$@" {redirections}', "sh")
+
+
+class ProcessLimit:
+    """A limit on the number of processes and threads of whatever is started by `wrapper` (pids.max of a cgroup)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.wrapper = ("sh", "-c", f'echo $$ > {shlex.quote(str(folder))}/cgroup.procs && exec "$@"', "sh")
+
+    def forbid(self) -> None:
+        """Let no fork succeed from now on."""
+        (self.folder / "pids.max").write_text("0")
+
+    def lift(self) -> None:
+        (self.folder / "pids.max").write_text("max")
+
+
+@contextmanager
+def process_limit() -> Iterator[ProcessLimit]:
+    """Make a cgroup with a limit on processes; skip the test if this machine lets us make none."""
+    name = f"granian-json-tests-{os.getpid()}"
+    folders = [Path("/sys/fs/cgroup/pids") / name, Path("/sys/fs/cgroup") / name]
+    for folder in folders:
+        try:
+            folder.mkdir()
+        except OSError:
+            continue
+        if (folder / "pids.max").exists():
+            break
+        folder.rmdir()
+    else:
+        pytest.skip("no right to make a cgroup that limits processes")
+    try:
+        yield ProcessLimit(folder)
+    finally:
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove an empty cgroup; processes that have ended leave it a moment later."""
+    end = time.monotonic() + 10
+    while True:
+        try:
+            folder.rmdir()
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.05)
+        else:
+            return
