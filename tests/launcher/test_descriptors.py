@@ -4,7 +4,7 @@ import resource
 import socket
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
@@ -134,3 +134,27 @@ def test_a_worker_with_all_files_held_by_stalled_handshakes_is_replaced(
     assert get_on_new_connection(attacked, trust, 20) == get_on_new_connection(attacked, None, 20) == oracle.body(3, 2)
     assert "listener json-tls: a worker had no free descriptor for" in attacked.errors.read_text()
     attacked.stop()
+
+
+@pytest.fixture
+def idle_workers(launch: Launch, pair: dict[str, str]) -> Callable[[int], set[int]]:
+    """Start a service of so many workers, stop it, and return how many files its workers had open."""
+
+    def count(workers: int) -> set[int]:
+        service = launch(WORKERS=str(workers), **pair).ready()
+        assert get_on_new_connection(service, None, 10) == oracle.body(3, 2)
+        wait_until(
+            lambda: open_connections(service.port) + open_connections(service.tls_port) == 0, "no connection to either"
+        )
+        found = {open_files(worker) for each in service.all_workers() for worker in each}
+        service.stop()
+        return found
+
+    return count
+
+
+@pytest.mark.xdist_group("load")
+def test_a_worker_has_as_many_files_open_as_one_among_sixteen(idle_workers: Callable[[int], set[int]]) -> None:
+    alone, among = idle_workers(1), idle_workers(16)
+    assert max(among) <= max(alone)
+    assert max(alone) <= WORKER_DESCRIPTORS
