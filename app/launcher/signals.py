@@ -27,6 +27,7 @@ def take_over() -> None:
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, TAKEN)
+    _descriptor()  # now, so that all children inherit the same
 
 
 def wait(seconds: float | None) -> signal.Signals | None:

@@ -26,7 +26,7 @@ def probed(*arguments: str, **variables: str) -> int:
 
 @pytest.mark.parametrize("way", ["--config", "SERVER_CONFIG"])
 def test_it_asks_the_listeners_of_the_configuration_that_is_named(
-    service: Service, tmp_path: Path, way: str, capsys: pytest.CaptureFixture[str]
+    service: Service, tmp_path: Path, way: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for port, status in ((service.port, 0), (free_port(), 1)):
         argument = configured(
@@ -34,7 +34,7 @@ def test_it_asks_the_listeners_of_the_configuration_that_is_named(
         )
         path = argument.partition("=")[2]
         assert (probed(argument) if way == "--config" else probed(SERVER_CONFIG=path)) == status
-    assert capsys.readouterr().err == "listener alone does not respond\n"
+    assert capfd.readouterr().err == "listener alone does not respond\n"
 
 
 def test_an_argument_counts_more_than_the_variable(service: Service, tmp_path: Path) -> None:
