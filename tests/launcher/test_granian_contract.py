@@ -18,7 +18,7 @@ from granian.server import common, mp
 
 from app.launcher import granian_private
 from app.launcher.granian_private import Server, Worker, check_granian
-from app.settings.certificate import SealedFile
+from app.settings.sealed_file import SealedFile
 from tests.support.ports import free_port
 
 OVERRIDDEN = ("_init_shared_socket", "_spawn_worker", "_drop_shared_socket", "_start_ipc", "_watch_workers_rss")

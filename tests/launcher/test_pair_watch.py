@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from app.launcher.pair_watch import RESTLESS, STEADY, PairWatch
+from app.launcher.pair_watch import LONGEST_PAUSE, RESTLESS, STEADY, PairWatch
 from app.settings import certificate
 from app.settings.config import PairFiles
 from app.settings.files import NamedFile
@@ -117,3 +117,24 @@ def test_a_file_that_is_missing_for_a_moment_is_not_reported(watched: Watched) -
         assert not watched.look(now)
     (line,) = watched.said
     assert "cannot be read (No such file or directory)" in line
+
+
+def test_a_pair_whose_server_process_failed_is_taken_later_and_ever_later(watched: Watched) -> None:
+    issue(watched.authority, watched.folder)
+    now = float(INTERVAL)
+    assert not watched.look(now)
+    now += STEADY
+    assert watched.look(now)
+    pair = certificate.load(watched.files)
+    pauses = []
+    for _ in range(12):
+        watched.watch.failed(pair, now)
+        begun = now
+        while not watched.look(now := now + 1.0):
+            pass
+        pauses.append(now - begun)
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == pytest.approx(LONGEST_PAUSE, abs=INTERVAL)
+    watched.watch.failed(pair, now)
+    watched.watch.ask(now + 1.0)  # SIGHUP
+    assert watched.look(now + 1.0)

@@ -8,6 +8,7 @@ import time
 import httpx
 import pytest
 
+from app.launcher.granian_private import YOUNG
 from bench import oracle
 from tests.support.load import Loads
 from tests.support.processes import children, freeze, wait_until
@@ -130,4 +131,16 @@ def test_a_worker_killed_under_load_cuts_its_own_connections_alone(
     for each in renewed:
         tally = each.end()
         assert (tally.wrong, tally.waiting) == (0, 0), tally
+    service.stop()
+
+
+def test_deaths_of_a_worker_that_has_served_are_no_crash_loop(launch: Launch, pair: dict[str, str]) -> None:
+    service = launch(WORKERS="1", **pair).ready()
+    server_process = service.server_processes[1]
+    for _ in range(3):  # each within 5.5 s of the one before, which Granian alone would take for a crash loop
+        (worker,) = service.workers(server_process)
+        time.sleep(YOUNG)  # it has to have lived for so long
+        os.kill(worker, signal.SIGKILL)
+        wait_until(lambda worker=worker: service.replaced(server_process, worker), "another worker")  # type: ignore[misc]
+    assert httpx.get(f"{service.url}/json/5?m=3", trust_env=False).content == oracle.body(5, 3)
     service.stop()

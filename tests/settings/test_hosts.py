@@ -1,0 +1,43 @@
+"""HOST in every form that an address has, and numbers and keys of server.toml that its parser fails on."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.configuration import SERVER_TOML, check, configured, rejected
+
+
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [
+        ("fe80::1%lo", "has a zone, which is not supported"),
+        ("fe80::1%" + "x" * 5000, "has a zone, which is not supported"),
+        ("::ffff:224.0.0.1", "is a multicast address"),
+        ("224.0.0.1", "is a multicast address"),
+        ("255.255.255.255", "is a broadcast address"),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_an_address_that_cannot_be_served_is_rejected(host: str, reason: str) -> None:
+    line = rejected(HOST=host)
+    assert reason in line
+    assert len(line) < 500
+
+
+def test_a_mapped_address_is_the_address(pair: dict[str, str]) -> None:
+    result = check(HOST="::ffff:127.0.0.1", **pair)
+    assert result.returncode == 0
+    assert "https://127.0.0.1:" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("backlog = " + "9" * 900, ""),
+        ("backlog = " + "9" * 5000, "has a line of more than 1024 bytes; shorten it"),
+        ("a." * 4000 + "a = 1", "has a line of more than 1024 bytes; shorten it"),
+    ],
+    ids=["integer", "longer integer", "dotted key"],
+)
+def test_what_the_parser_fails_on_is_reported_on_one_line(tmp_path: Path, line: str, reason: str) -> None:
+    assert reason in rejected(configured(tmp_path, SERVER_TOML.replace("backlog = 16384", line)))
