@@ -1,6 +1,7 @@
 """HTTP/2 clients that grant no window: the worker that holds their responses is replaced, and nothing else ends."""
 
 import ssl
+import time
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -29,7 +30,9 @@ def test_a_worker_that_has_grown_is_replaced_and_the_service_lives(
     others = [service.workers(each) for each in (tls, plain)]
     with ExitStack() as stack, httpx.Client(base_url=service.url, trust_env=False) as kept:
         assert kept.get("/json/3?m=2").content == oracle.body(3, 2)
+        end = time.monotonic() + 40
         while service.workers(h2c) == [worker]:
+            assert time.monotonic() < end, "not replaced"
             client = stack.enter_context(closing(Client(service.h2c_port, window=0)))
             for _ in range(100):
                 client.request("/json/50?m=2")

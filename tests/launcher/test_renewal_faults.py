@@ -3,6 +3,7 @@
 import os
 import signal
 import ssl
+import time
 from pathlib import Path
 
 import pytest
@@ -40,18 +41,25 @@ class Renewing:
     def said(self, text: str) -> bool:
         return text in self.service.errors.read_text()
 
-    def replacement(self) -> int:
-        """Wait for the server process of a replacement, and return it."""
+    def replacement(self) -> tuple[int, int, int]:
+        """Wait for a replacement of two workers; return its process and them, the first of which is stopped.
+
+        So nobody can have asked both for a response yet.
+        """
         before = set(self.service.server_processes)
         found: list[int] = []
 
-        def there() -> bool:
+        def forked() -> bool:
             found[:] = [each for each in self.service.server_processes if each not in before and children(each)]
             return bool(found)
 
-        wait_until(there, "a replacement")
+        wait_until(forked, "a replacement")
+        (process,) = found
+        first = children(process)[0]
+        freeze(first)
+        wait_until(lambda: len(children(process)) == 2, "its second worker")
         self.service.remember()
-        return found[0]
+        return process, first, max(children(process))
 
 
 @pytest.fixture
@@ -95,8 +103,9 @@ def test_a_replacement_with_a_frozen_worker_never_serves(renewing: Renewing) -> 
     renewing.start(text)
     old = leaf_of(renewing.certs)
     renewing.renew()
-    replacement = renewing.replacement()
-    freeze(children(replacement)[-1])
+    replacement, first, second = renewing.replacement()
+    freeze(second)
+    os.kill(first, signal.SIGCONT)
     while not renewing.said("did not respond within start_deadline=3 s; the pair from before is served on"):
         assert renewing.serves(old)
     wait_until(lambda: not is_running(replacement), "the replacement's end")
@@ -108,14 +117,15 @@ def test_a_replacement_with_a_worker_in_a_crash_loop_never_serves(renewing: Rene
     renewing.start()
     old = leaf_of(renewing.certs)
     renewing.renew()
-    replacement = renewing.replacement()
-    victims: set[int] = set()
+    replacement, first, _ = renewing.replacement()
+    victims = {first}
     while not renewing.said("before it responded; the pair from before is served on"):
-        for worker in sorted(children(replacement))[-1:]:
+        for worker in children(replacement):
             if worker not in victims:
                 victims.add(worker)
                 renewing.service.descendants.add(worker)
                 os.kill(worker, signal.SIGKILL)
+                os.kill(first, signal.SIGCONT)
         assert renewing.serves(old)
     assert all(renewing.serves(old) for _ in range(20))
     renewing.service.stop()
@@ -125,7 +135,8 @@ def test_a_replacement_that_dies_while_its_predecessor_settles_is_replaced_by_it
     service = renewing.start()
     old = leaf_of(renewing.certs)
     new = renewing.renew()
-    replacement = renewing.replacement()
+    replacement, first, _ = renewing.replacement()
+    os.kill(first, signal.SIGCONT)
     wait_until(lambda: "renewed: " in service.output.read_text(), "the renewal")
     assert renewing.serves(new)
     os.kill(replacement, signal.SIGKILL)
@@ -152,8 +163,10 @@ def test_without_filters_the_pair_is_not_renewed_and_nothing_is_started(renewing
     service = renewing.start(with_certificate_interval(1), wrapper=WITHOUT_FILTERS)
     launcher, old = service.process.pid, leaf_of(renewing.certs)
     processes, files = service.server_processes, open_files(launcher)
-    for _ in range(10):
-        renewing.renew()
+    renewing.renew()
+    end = time.monotonic() + 2.5  # no condition to wait for: nothing may happen; with filters it would after 1 s
+    while time.monotonic() < end:
+        service.signal(signal.SIGHUP)
         assert renewing.serves(old)
         assert service.server_processes == processes
     assert open_files(launcher) == files

@@ -169,12 +169,13 @@ def test_a_chain_written_after_its_leaf_fails_no_verification(launch: Launch, tm
     issue(root.create_child_ca(), certs)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     root.configure_trust(context)
-    service = launch(configured(tmp_path, with_certificate_interval(1))).ready()
+    service = launch(configured(tmp_path, with_certificate_interval(0))).ready()
     new = issue(root.create_child_ca(), tmp_path / "new")
     chain = (new / "server.crt").read_bytes()
     leaf, rest = chain[: chain.index(b"-----BEGIN", 1)], chain[chain.index(b"-----BEGIN", 1) :]
     (certs / "server.key").write_bytes((new / "server.key").read_bytes())
     (certs / "server.crt").write_bytes(leaf)
+    service.signal(signal.SIGHUP)
     written = time.monotonic()
     complete = False
 
