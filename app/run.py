@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from app.launcher import console, descriptors, granian_server, sockets, supervisor
+from app.launcher import console, descriptors, granian_server, memory, sockets, supervisor
 from app.launcher.draining import Application
 from app.launcher.server_process import Endpoint
 from app.settings import certificate, config
@@ -26,10 +26,12 @@ def preflight(configuration: Configuration, stack: ExitStack) -> tuple[Configura
     """
     server = configuration.server
     pairs = [_pair(each, server.host, stack) for each in configuration.listeners]
-    connections, line = descriptors.connection_limit(configuration)
-    if line:
-        console.warn(line)
-    server = msgspec.structs.replace(server, backpressure=connections)
+    connections, about_files = descriptors.connection_limit(configuration)
+    growth, about_memory = memory.growth_limit(configuration)
+    for line in (about_files, about_memory):
+        if line:
+            console.warn(line)
+    server = msgspec.structs.replace(server, backpressure=connections, worker_growth=growth)
     sockets.check_host(server.host)
     endpoints = []
     for listener, pair in zip(configuration.listeners, pairs, strict=True):

@@ -1,0 +1,32 @@
+"""How much memory the workers may take together: that of the control group that they run in."""
+
+from pathlib import Path
+
+from app.settings.config import Configuration
+from app.settings.files import MIB
+
+LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+"""Versions 2 and 1 of control groups, as a container sees its own."""
+LEAST = 16  # MiB
+
+
+def growth_limit(configuration: Configuration, limits: tuple[Path, ...] = LIMITS) -> tuple[int, str | None]:
+    """Return the MiB that each worker may grow by, and a line if that is less than `worker_growth`.
+
+    A quarter of the control group's memory is for what all processes share. Without a limit it is `worker_growth`: the
+    kernel would otherwise kill workers, and whatever else it finds, before one of them is seen to be too large.
+    """
+    setting = configuration.server.worker_growth
+    workers = configuration.server.workers * len(configuration.listeners)
+    for path in limits:
+        try:
+            text = path.read_text().strip()
+        except OSError:  # the other version, or none
+            continue
+        share = int(text) // MIB * 3 // 4 // workers if text.isdigit() else setting
+        if share < setting:
+            return max(LEAST, share), (
+                f"worker_growth={setting} is more than {path} = {int(text) // MIB} MiB has for each of {workers}"
+                f" workers: each may grow by {max(LEAST, share)} MiB; raise that limit, or lower WORKERS"
+            )
+    return setting, None
