@@ -4,16 +4,18 @@ psutil's `Process.children` leaves out children whose start it takes to be befor
 machine's clock is set.
 """
 
+from contextlib import suppress
 from pathlib import Path
 
 
 def children(pid: int) -> list[int]:
     """Return the children of a process, those started first first; none if it has ended."""
-    try:
-        tasks = list(Path(f"/proc/{pid}/task").iterdir())
-        return sorted(int(child) for task in tasks for child in (task / "children").read_text().split())
-    except (FileNotFoundError, ProcessLookupError):
-        return []
+    found: list[int] = []
+    with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(FileNotFoundError, ProcessLookupError):  # one of its threads has ended
+                found += map(int, (task / "children").read_text().split())
+    return sorted(found)
 
 
 def descendants(pid: int) -> list[int]:

@@ -213,7 +213,7 @@ class Server(Granian):  # type: ignore[misc, valid-type]  # either of two classe
         for idx in workers if not delay else ():
             young = now - self.wrks[idx].birth < YOUNG
             self.young_deaths[idx] = self.young_deaths.get(idx, 0) + 1 if young else 0
-            self._pause(min(4.0, 0.25 * 2 ** self.young_deaths[idx]) if young else 0.0)
+            self._pause(min(2.0, 0.1 * 2 ** self.young_deaths[idx]) if young else 0.0)
         super()._respawn_workers(workers, *args, delay=delay)
         for idx in list(self.respawned_wrks):
             if self.young_deaths.get(idx, 0) < YOUNG_DEATHS:

@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from bench.proc import children, is_running, open_files
+
+__all__ = ["children", "is_running", "open_files"]  # of bench.proc, for tests
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -27,22 +31,6 @@ def wait_until(condition: Callable[[], bool], what: str, deadline: float = 10.0)
         time.sleep(0.01)
 
 
-def children(pid: int) -> list[int]:
-    tasks = Path(f"/proc/{pid}/task")
-    try:
-        return [int(child) for task in tasks.iterdir() for child in (task / "children").read_text().split()]
-    except FileNotFoundError:
-        return []
-
-
-def is_running(pid: int) -> bool:
-    """Whether the process exists and is more than a zombie."""
-    try:
-        return not re.search(r"^State:\s+[ZX]", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
 def freeze(*pids: int) -> None:
     """Stop processes with SIGSTOP, and return when they have stopped."""
     for pid in pids:
@@ -56,10 +44,6 @@ def has_signal(pid: int, number: signal.Signals, *masks: str) -> bool:
     status = Path(f"/proc/{pid}/status").read_text()
     values = re.findall(rf"^(?:{'|'.join(masks)}):\t([0-9a-f]+)$", status, re.MULTILINE)
     return any(int(value, 16) >> (number - 1) & 1 for value in values)
-
-
-def open_files(pid: int) -> int:
-    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 def ticks(pid: int) -> int:
