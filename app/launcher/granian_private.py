@@ -26,6 +26,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import granian
@@ -135,7 +136,8 @@ class Worker(mp.WorkerProcess):
 
     def _signal(self, number: signal.Signals) -> None:
         if self.is_alive():
-            os.kill(self.inner.pid, number)
+            with suppress(ProcessLookupError):  # its watching thread has reaped it meanwhile
+                os.kill(self.inner.pid, number)
 
     def is_alive(self) -> bool:
         """Return whether it runs; one that could not be started does not."""
