@@ -9,7 +9,6 @@ docs/reliability.md.
 import argparse
 import json
 import os
-import platform
 import random
 import subprocess
 import sys
@@ -228,14 +227,8 @@ def main() -> int:
     for workers, output in zip(WORKERS, OUTPUTS, strict=True):
         results.append(campaign(workers, arguments.minutes * 60 / len(WORKERS), output))
         print(*results[-1]["failures"], sep="\n", flush=True)
-    figures = {
-        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "command": f"`python -m bench.campaign --minutes {arguments.minutes:g} --seed {number}`",
-        "cpus": len(os.sched_getaffinity(0)),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "results": results,
-    }
+    command = f"`python -m bench.campaign --minutes {arguments.minutes:g} --seed {number}`"
+    figures = soak.circumstances(command) | {"results": results}
     FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
     soak.put(section(figures), BEGIN, END)
     return 1 if any(each["failures"] for each in results) else 0

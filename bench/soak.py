@@ -199,6 +199,17 @@ def write(figures: Figures) -> None:
     put(section(figures), BEGIN, END)
 
 
+def circumstances(command: str) -> Figures:
+    """Return when, how and on what a command is run."""
+    return {
+        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "command": command,
+        "cpus": len(os.sched_getaffinity(0)),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+    }
+
+
 def put(text: str, begin: str, end: str) -> None:
     """Put a text into the document, in place of what is between its markers."""
     before, _, rest = DOCUMENT.read_text().partition(begin)
@@ -284,14 +295,8 @@ def main() -> int:
         results.append(figures)
         print(table([figures]).splitlines()[-1], *figures["failures"], sep="\n", flush=True)
     write(
-        {
-            "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-            "command": f"`python -m bench.soak --scale {arguments.scale:g} --minutes {arguments.minutes:g}`",
-            "cpus": len(os.sched_getaffinity(0)),
-            "kernel": platform.release(),
-            "python": platform.python_version(),
-            "results": results,
-        }
+        circumstances(f"`python -m bench.soak --scale {arguments.scale:g} --minutes {arguments.minutes:g}`")
+        | {"results": results}
     )
     return 1 if any(figures["failures"] for figures in results) else 0
 

@@ -29,19 +29,21 @@ def connection_limit(configuration: Configuration) -> tuple[int, str | None]:
     if hard == resource.RLIM_INFINITY:
         return server.backpressure, None
     # During a renewal a listener has two sockets for each worker, and all of them are the launcher's, too.
-    sockets = server.workers * (len(configuration.listeners) + 1)
-    needed = max(sockets + LAUNCHER_DESCRIPTORS + inherited(), 3 * server.workers + LAUNCHER_DESCRIPTORS + inherited())
-    room = hard - WORKER_DESCRIPTORS - inherited()
+    # A server process has a socket and two pipes for each worker.
+    others = inherited()
+    of_launcher = max(len(configuration.listeners) + 1, 3) * server.workers + LAUNCHER_DESCRIPTORS + others
+    of_worker = WORKER_DESCRIPTORS + others
+    needed, room = max(of_launcher, of_worker + 1), hard - of_worker
     remedy = "raise it (ulimit -Hn, --ulimit nofile, LimitNOFILE)"
-    if needed > hard or room < 1:
+    if needed > hard:
         raise ConfigurationError(
-            f"WORKERS={server.workers}: {max(needed, WORKER_DESCRIPTORS + inherited() + 1)} open files are needed, and"
-            f" the hard limit is {hard}; {remedy}, or lower WORKERS"
+            f"WORKERS={server.workers}: {needed} open files are needed, and the hard limit is {hard};"
+            f" {remedy}, or lower WORKERS"
         )
     if room >= server.backpressure:
         return server.backpressure, None
     return room, (
-        f"backpressure={server.backpressure} needs {server.backpressure + hard - room} open files for a worker, and the"
+        f"backpressure={server.backpressure} needs {server.backpressure + of_worker} open files for a worker, and the"
         f" hard limit is {hard}: each worker keeps {room} connections; {remedy}"
     )
 

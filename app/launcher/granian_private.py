@@ -39,10 +39,8 @@ from app.launcher.draining import DRAIN
 from app.launcher.sockets import close
 
 FORK_PAUSE = 0.5  # seconds until a fork that failed is tried again
-STATE = "wrks respawned_wrks workers_rss rss_signal main_loop_interrupt workers_kill_timeout interrupt_signal _ssp _shd"
 GROWTH_INTERVAL = 2  # seconds between looks at the size of the workers
-
-
+STATE = "wrks respawned_wrks workers_rss rss_signal main_loop_interrupt workers_kill_timeout interrupt_signal _ssp _shd"
 THREADS = 6  # of a worker: Granian's, Tokio's and ours
 YOUNG, YOUNG_DEATHS = 1.5, 4  # seconds that a worker lives if it cannot even start; deaths of this kind in a row
 PATIENCE = 0.1  # seconds until it is seen that the server was told to drain
@@ -209,7 +207,8 @@ class Server(Granian):  # type: ignore[misc, valid-type]  # either of two classe
         """Replace workers; one that has served for a while and died is no crash loop, however often that happens.
 
         Granian takes a second death within 5.5 s for one, and ends: clients who make workers run out of memory could
-        end the service. Here it takes YOUNG_DEATHS of the same worker in a row, with a pause before each replacement.
+        end the service. Here it takes one more than YOUNG_DEATHS of the same worker in a row, none of which lived for
+        YOUNG seconds, with a pause before each replacement.
         """
         now = time.monotonic()
         for idx in workers if not delay else ():

@@ -104,6 +104,8 @@ class Lifecycle:
         for life in self.lives:
             if (end := life.ended()) is not None:
                 self._after_end(life, end)
+            elif life.deadline is not None and now >= life.deadline:
+                self._after_deadline(life, now)
             elif life.state is State.PROVING and (proved := life.proved()) is not None:
                 if proved:
                     self._after_proof(life, now)
@@ -111,8 +113,6 @@ class Lifecycle:
                     self._prove(life)
                 else:
                     self._fail(life, self._late())
-            elif life.deadline is not None and now >= life.deadline:
-                self._after_deadline(life, now)
         if self.watch is not None and self.stop_end is None:
             self._look(self.watch, now)
 

@@ -74,10 +74,8 @@ class ReuseportGroup:
         first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         try:
             self._attach(first, (RETURN, 0, 0, 0))
-        except (
-            OSError
-        ):  # this system has no such filters (gVisor, a seccomp profile): reported when the listener serves
-            self.has_filters = False
+        except OSError:
+            self.has_filters = False  # a sandbox, or a seccomp profile; reported when the listener serves
         first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
 
     def _set_options(self, each: socket.socket, *, share: bool) -> None:

@@ -1,14 +1,11 @@
 """Pairs that OpenSSL accepts and rustls does not: rejected before a worker would end with a panic."""
 
-import datetime as dt
 from pathlib import Path
 
 import pytest
 import trustme
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from app.settings.certificate import self_signed
 from tests.support.certificates import issue, write_self_signed
@@ -22,24 +19,9 @@ def test_other_rsa_keys_are_rejected(tmp_path: Path, exponent: int, bits: int) -
 
 
 def test_an_unknown_critical_extension_is_rejected(tmp_path: Path) -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = dt.datetime.now(dt.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.TLSFeature([x509.TLSFeatureType.status_request]), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    (tmp_path / "server.crt").write_bytes(certificate.public_bytes(Encoding.PEM))
-    (tmp_path / "server.key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    line = rejected(TLS_CERT=str(tmp_path / "server.crt"), TLS_KEY=str(tmp_path / "server.key"))
-    assert "has critical extensions (1.3.6.1.5.5.7.1.24), which rustls does not accept" in line
+    extension = x509.TLSFeature([x509.TLSFeatureType.status_request])
+    pair = write_self_signed(tmp_path, ec.generate_private_key(ec.SECP256R1()), critical=extension)
+    assert "has critical extensions (1.3.6.1.5.5.7.1.24), which rustls does not accept" in rejected(**pair)
 
 
 def test_a_chain_that_is_cut_short_is_rejected(authority: trustme.CA, tmp_path: Path) -> None:

@@ -33,11 +33,12 @@ def write_self_signed(
     digest: hashes.HashAlgorithm | None = None,
     days: int = 1,
     names: tuple[str, str] = ("self.crt", "self.key"),
+    critical: x509.ExtensionType | None = None,
 ) -> dict[str, str]:
     """Write a self-signed pair of `key`, as `openssl req -x509` would; return the variables that name it."""
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
     now = dt.datetime.now(dt.UTC)
-    certificate = (
+    builder = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
@@ -45,8 +46,11 @@ def write_self_signed(
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - dt.timedelta(days=10))
         .not_valid_after(now + dt.timedelta(days=days))
-        .sign(key, digest or (None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()))  # type: ignore[arg-type]
     )
+    if critical is not None:
+        builder = builder.add_extension(critical, critical=True)
+    default = None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
+    certificate = builder.sign(key, digest or default)  # type: ignore[arg-type]
     paths = {"TLS_CERT": folder / names[0], "TLS_KEY": folder / names[1]}
     paths["TLS_CERT"].write_bytes(certificate.public_bytes(Encoding.PEM))
     paths["TLS_KEY"].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
