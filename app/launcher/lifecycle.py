@@ -117,8 +117,8 @@ class Lifecycle:
             self._look(self.watch, now)
 
     def _late(self) -> str:
-        name, deadline = self.endpoint.listener.name, self.settings.start_deadline
-        return f"listener {name} did not respond within start_deadline={deadline} s"
+        deadline = self.settings.start_deadline
+        return f"listener {self.endpoint.listener.name} did not respond within start_deadline={deadline} s"
 
     def _after_proof(self, life: ServerProcess, now: float) -> None:
         life.end_of_proof()
@@ -158,6 +158,8 @@ class Lifecycle:
         self._release(life)
         self.current, self.predecessor = predecessor, None
         self._watch(predecessor.endpoint)
+        if self.watch is not None and life.endpoint.pair is not None:
+            self.watch.failed(life.endpoint.pair, time.monotonic())
         warn(f"{end} after it had replaced another, which serves on with the pair from before")
 
     def _fail(self, life: ServerProcess, reason: str) -> None:
@@ -198,11 +200,8 @@ class Lifecycle:
             life.enter(State.DRAINING, self.stop_end or now + self.settings.drain_deadline)
         elif life.state is State.DRAINING:
             setting = "drain_deadline" if self.stop_end is None else "stop_deadline"
-            seconds = getattr(self.settings, setting)
-            warn(
-                f"listener {self.endpoint.listener.name} is killed with its workers:"
-                f" it had not ended after {setting}={seconds} s"
-            )
+            late = f"it had not ended after {setting}={getattr(self.settings, setting)} s"
+            warn(f"listener {self.endpoint.listener.name} is killed with its workers: {late}")
             self._release(life)
 
     def _look(self, watch: PairWatch, now: float) -> None:

@@ -61,7 +61,7 @@ class PairWatch:
     def served(self, pair: Pair) -> None:
         """Take `pair` as the one that is served."""
         self.pair = pair
-        self._reported = self._failed = None
+        self._reported = None
 
     def failed(self, pair: Pair, now: float) -> None:
         """Return `pair` later, and ever later: a server process that was to serve it has failed."""

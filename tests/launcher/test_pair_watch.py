@@ -127,7 +127,10 @@ def test_a_pair_whose_server_process_failed_is_taken_later_and_ever_later(watche
     assert watched.look(now)
     pair = certificate.load(watched.files)
     pauses = []
+    before = watched.watch.pair
     for _ in range(12):
+        watched.watch.served(pair)  # for a moment: its server process failed after it had replaced its predecessor,
+        watched.watch.served(before)  # which serves on
         watched.watch.failed(pair, now)
         begun = now
         while not watched.look(now := now + 1.0):
