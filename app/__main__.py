@@ -1,4 +1,4 @@
-"""The command: `python -m app [--config FILE] [--check]`."""
+"""Serve an ASGI application, by itself the JSON service, on the listeners of server.toml."""
 
 from app.launcher import signals
 
@@ -11,39 +11,46 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from app import run
-from app.launcher import console, supervisor
+from app.launcher import console, loading, supervisor
 from app.service import application, catalogue
 from app.settings import config
 from app.settings.errors import ConfigurationError
 
 MISCONFIGURED = 2
-EXAMPLE = f"{application.PREFIX}5?m=3"
 
 
 def main() -> int:
     """Check everything, then serve; the exit status is 0 if asked to stop, 1 after a failure, 2 for a bad setting."""
     console.open_standard_streams()
-    parser = argparse.ArgumentParser(prog="python -m app", description="Serve GET /json/{count}?m={m}.")
+    parser = argparse.ArgumentParser(prog="python -m app", description=__doc__)
     parser.add_argument("--config", type=Path, metavar="FILE", help="server.toml (SERVER_CONFIG)")
     parser.add_argument("--check", action="store_true", help="check everything, say what would be served, and exit")
     arguments = parser.parse_args()
     try:
         with ExitStack() as stack:
             configuration = config.read(config.path_of(arguments.config, os.environ), os.environ)
-            items = catalogue.load(os.environ)
             configuration, endpoints = run.preflight(configuration, stack)
             if arguments.check:
                 for each in endpoints:
                     console.say(console.describe(configuration, each.listener, each.pair))
-                console.say(f"dataset: {len(items)} items")
+                if any(each.application.is_bundled for each in configuration.listeners):
+                    console.say(f"dataset: {len(catalogue.load(os.environ))} items")
                 return supervisor.STOPPED
-            return run.serve(configuration, endpoints, application.build(items), EXAMPLE)
+            return run.serve(configuration, endpoints, _example)
+    except loading.Stopped:
+        return supervisor.STOPPED
     except ConfigurationError as error:
         console.warn(f"configuration: {error}")
+        for line in error.details.splitlines():
+            console.warn(line)
         return MISCONFIGURED
     except MemoryError:  # while something was read: a limit (ulimit -v), or a machine that is full
         console.warn("configuration: not enough memory for the dataset and the pairs; raise the limit, or shorten them")
         return MISCONFIGURED
+
+
+def _example(listener: config.Listener) -> str:
+    return f"{application.PREFIX}5?m=3" if listener.application.is_bundled else "/"
 
 
 if __name__ == "__main__":

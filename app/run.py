@@ -4,27 +4,30 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
-from app.launcher import console, descriptors, granian_server, memory, sockets, supervisor
+from app.launcher import console, descriptors, granian_server, loading, memory, sockets, supervisor
 from app.launcher.draining import Application
 from app.launcher.server_process import Endpoint
 from app.settings import certificate, config
+from app.settings.application import ApplicationSettings
 from app.settings.config import Configuration, Listener, PairFiles
 from app.settings.errors import ConfigurationError, shown
 
 
 def preflight(configuration: Configuration, stack: ExitStack) -> tuple[Configuration, Sequence[Endpoint]]:
-    """Find out whether all can be served: pairs, limits, ports. Return the configuration within these limits.
+    """Find out whether all can be served: applications, pairs, limits, ports. Return the configuration within these limits.
 
-    Nothing listens yet; what has to be given up afterwards is put on `stack`. Raises ConfigurationError.
+    Nothing listens yet; what has to be given up afterwards is put on `stack`. Raises ConfigurationError, or
+    loading.Stopped if a signal asks to stop meanwhile.
     """
     server = configuration.server
+    applications = _applications(configuration)
     pairs = [_pair(each, server.host, stack) for each in configuration.listeners]
     connections, about_files = descriptors.connection_limit(configuration)
     growth, about_memory = memory.growth_limit(configuration)
@@ -37,14 +40,15 @@ def preflight(configuration: Configuration, stack: ExitStack) -> tuple[Configura
     for listener, pair in zip(configuration.listeners, pairs, strict=True):
         group = sockets.ReuseportGroup(server, listener)
         stack.callback(group.close)
-        endpoints.append(Endpoint(listener, pair, group, group.bind(server.workers)))
+        application = applications[listener.application]
+        endpoints.append(Endpoint(listener, pair, application, group, group.bind(server.workers)))
     return replace(configuration, server=server), endpoints
 
 
-def serve(configuration: Configuration, endpoints: Sequence[Endpoint], application: Application, example: str) -> int:
-    """Serve an application on every endpoint until asked to stop; return the exit status.
+def serve(configuration: Configuration, endpoints: Sequence[Endpoint], example: Callable[[Listener], str]) -> int:
+    """Serve every endpoint until asked to stop; return the exit status.
 
-    `example` is a target to show the user.
+    `example` returns a target of a listener to show the user.
     """
     for each in endpoints:
         if isinstance(each.listener.tls, config.SelfSigned) and each.pair is not None:
@@ -53,9 +57,22 @@ def serve(configuration: Configuration, endpoints: Sequence[Endpoint], applicati
                 f" run; its authority's certificate is {each.pair.authority}"
             )
     settings = configuration.server
-    return supervisor.run(
-        configuration, endpoints, lambda endpoint: granian_server.serve(endpoint, settings, application), example
-    )
+    return supervisor.run(configuration, endpoints, lambda each: granian_server.serve(each, settings), example)
+
+
+def _applications(configuration: Configuration) -> dict[ApplicationSettings, Application | None]:
+    """Import what is preloaded, and try the import of the others. Raises ConfigurationError, or loading.Stopped."""
+    loaded: dict[ApplicationSettings, Application | None] = {}
+    for listener in configuration.listeners:
+        settings = listener.application
+        if settings in loaded:
+            continue
+        if settings.preload:
+            loaded[settings] = loading.load(settings)
+        else:
+            loading.check(settings, configuration.server.start_deadline)
+            loaded[settings] = None
+    return loaded
 
 
 def _pair(listener: Listener, host: str, stack: ExitStack) -> certificate.Pair | None:

@@ -61,9 +61,9 @@ class Service:
         children = proc.children(self.process.pid)
         return len(children) == 2 and all(len(proc.children(each)) == self.workers for each in children)
 
-    def leaf(self) -> bytes:
+    def leaf(self, timeout: float = 10.0) -> bytes:
         """Return the leaf that is served, as PEM. Raises OSError."""
-        pem = ssl.get_server_certificate(("127.0.0.1", self.tls_port), timeout=10)
+        pem = ssl.get_server_certificate(("127.0.0.1", self.tls_port), timeout=timeout)
         return x509.load_pem_x509_certificate(pem.encode()).public_bytes(Encoding.PEM)
 
 
@@ -182,8 +182,12 @@ def kill_replacement(service: Service) -> str:
     whole = [victim, *proc.descendants(victim)]
     for each in whole:
         send(each, signal.SIGSTOP)
-    # If it serves already, the connections that it has would be lost.
-    number = signal.SIGCONT if service.leaf() == pair["server.crt"] else signal.SIGKILL
+    # If it serves already, the connections that it has would be lost. Stopped, it does not respond then.
+    try:
+        serves = service.leaf(timeout=2.0) == pair["server.crt"]
+    except TimeoutError:
+        serves = True
+    number = signal.SIGCONT if serves else signal.SIGKILL
     for each in whole:
         send(each, number)
     wait_until(lambda: service.leaf() == pair["server.crt"], "a pair after its process was killed", RENEWED_WITHIN)

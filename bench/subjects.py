@@ -36,8 +36,13 @@ class Place:
 Command = Callable[[Place], tuple[list[str], dict[str, str]]]
 
 
-def _launcher(*module: str) -> Command:
-    """Run under the launcher's own settings; the other listeners are idle."""
+def variant(name: str) -> str:
+    """Return how a server imports a variant of the service."""
+    return f"bench.variants:{name.replace('-', '_')}"
+
+
+def _launcher(application: str | None = None, runs: str = "inline") -> Command:
+    """Serve the service, or another application, on the launcher's own settings; the other listeners are idle."""
 
     def command(place: Place) -> tuple[list[str], dict[str, str]]:
         measured = {"json-tls": "TLS_PORT", "json-h2c": "H2C_PORT"}.get(place.profile, "PORT")
@@ -46,7 +51,9 @@ def _launcher(*module: str) -> Command:
         environment |= {name: str(port) for name, port in zip(others, place.spare_ports, strict=False)}
         if place.tls:
             environment |= {"TLS_CERT": str(place.certificate), "TLS_KEY": str(place.key)}
-        return [sys.executable, "-m", *module], environment
+        if application:
+            environment |= {"APPLICATION": application, "APPLICATION_RUNS": runs, "APPLICATION_PRELOAD": "true"}
+        return [sys.executable, "-m", "app"], environment
 
     return command
 
@@ -61,7 +68,7 @@ def _uvicorn(place: Place) -> tuple[list[str], dict[str, str]]:
 
 def _uvicorn_with_zlib(place: Place) -> tuple[list[str], dict[str, str]]:
     command, _ = _uvicorn(place)
-    return [{"app:app": "bench.variants:app"}.get(part, part) for part in command], {"VARIANT": "gzip-zlib-1"}
+    return [variant("gzip-zlib-1") if part == "app:app" else part for part in command], {}
 
 
 def _hypercorn(place: Place) -> tuple[list[str], dict[str, str]]:
@@ -137,10 +144,10 @@ SUBJECTS = (
     Subject(
         "granian-json",
         "this service, on its launcher's settings",
-        _launcher("app"),
+        _launcher(),
         (*HTTP1, "json-comp", "json-h2c", "compressors"),
     ),
-    Subject("granian-ceiling", "the same Granian with bodies ready in memory", _launcher("bench.variants", "ceiling")),
+    Subject("granian-ceiling", "the same Granian with bodies ready in memory", _launcher(variant("ceiling"))),
     Subject("uvicorn", "uvicorn (uvloop, httptools), the same application", _uvicorn, (*HTTP1, "json-comp")),
     Subject("uvicorn-zlib", "the same with zlib at level 1, as in its arena entry", _uvicorn_with_zlib, ("json-comp",)),
     Subject("hypercorn", "hypercorn (uvloop), the same application", _hypercorn, (*HTTP1, "json-h2c")),
@@ -148,7 +155,7 @@ SUBJECTS = (
     Subject("node", "node's http, JSON.stringify", _node, needs="node"),
     Subject("nginx-files", "nginx serving the same bodies as files: the limit", _nginx, needs="nginx"),
     *(
-        Subject(name, "this service with another compressor", _launcher("bench.variants", name), ("compressors",))
+        Subject(name, "this service with another compressor", _launcher(variant(name)), ("compressors",))
         for name in CANDIDATES
     ),
 )

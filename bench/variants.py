@@ -1,13 +1,11 @@
-"""The service with one part exchanged, for the benchmark: `python -m bench.variants NAME`, or `bench.variants:app`.
+"""The service with one part exchanged, for the benchmark: applications like `bench.variants:ceiling`.
 
-`ceiling` has its bodies ready in memory; `gzip-...` and `br-...` use another compressor.
+That one has its bodies ready in memory; `gzip_...` and `br_...` use another compressor.
 """
 
 import os
-import sys
 import zlib
 from collections.abc import Callable
-from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -15,11 +13,9 @@ import brotli
 from isal import isal_zlib
 from zlib_ng import zlib_ng
 
-from app import run
 from app.service import catalogue
 from app.service.application import CONTENT_TYPE, Application, Message, Receive, Send, build
 from app.service.negotiation import Coding
-from app.settings import config
 from bench import oracle
 
 GZIP_WINDOW = 31  # zlib's number for the gzip format with a window of 32 KiB
@@ -48,29 +44,12 @@ def ready_bodies() -> Application:
     return app
 
 
-def variant(name: str) -> Application:
-    """Build the application of that name."""
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module's attributes have no common type
+    """Build a variant when a server asks for it: `ceiling`, or a candidate's name with _ in place of -."""
     if name == "ceiling":
         return ready_bodies()
-    coding = Coding(name.partition("-")[0].encode(), CANDIDATES[name])
-    return build(catalogue.load(os.environ), coding)
-
-
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module's attributes have no common type
-    """Build `app` for a server that imports it: the variant that VARIANT names."""
-    if name != "app":
+    candidate = name.replace("_", "-")
+    if candidate not in CANDIDATES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()["app"] = variant(os.environ["VARIANT"])
-    return globals()["app"]
-
-
-def serve(built: Application) -> int:
-    """Serve an application as `python -m app` serves its own, with the same settings; return the exit status."""
-    configuration = config.read(config.path_of(None, os.environ), os.environ)
-    with ExitStack() as stack:
-        configuration, endpoints = run.preflight(configuration, stack)
-        return run.serve(configuration, endpoints, built, "/json/5?m=7")
-
-
-if __name__ == "__main__":
-    sys.exit(serve(variant(sys.argv[1])))
+    coding = Coding(candidate.partition("-")[0].encode(), CANDIDATES[candidate])
+    return build(catalogue.load(os.environ), coding)

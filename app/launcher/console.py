@@ -106,13 +106,20 @@ def describe(configuration: Configuration, listener: Listener, pair: Pair | None
     """Return the line that says what a listener serves."""
     server = configuration.server
     workers = f"{server.workers} worker{'s' if server.workers > 1 else ''}"
+    if not listener.application.is_bundled:
+        workers += f"; application {listener.application.target} ({listener.application.runs})"
     line = f"{listener.name}: {'https' if pair else 'http'}://{address(server.host, listener.port)}"
     if listener.protocol == "h2c":
         return f"{line} HTTP/2 by prior knowledge, plaintext, no ALPN, {workers}"
     if pair is None:
         return f"{line} HTTP/1.1, plaintext, no ALPN, {workers}"
+    protocols = (
+        "HTTP/2 or HTTP/1.1 over TLS 1.3, ALPN h2, http/1.1"
+        if listener.protocol == "auto"
+        else ("HTTP/1.1 over TLS 1.3, ALPN http/1.1")
+    )
     return (
-        f"{line} HTTP/1.1 over TLS 1.3, ALPN http/1.1, {workers}; certificate for"
+        f"{line} {protocols}, {workers}; certificate for"
         f" {shown(', '.join(pair.names))} ({pair.origin}); SHA-256 {pair.fingerprint};"
         f" expires {pair.leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC; records encrypted in user space"
     )

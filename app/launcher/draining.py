@@ -1,13 +1,22 @@
-"""How a server process is drained: two signals from the launcher, and what responses say in the first phase."""
+"""How a server process is drained: two signals from the launcher, and what the application's clients see of it."""
 
+import asyncio
+import os
 import signal
+import sys
 from collections.abc import Awaitable, Callable
-from typing import Any
+from contextlib import suppress
+from typing import Any, NoReturn
+
+from app.launcher.console import warn
 
 CLOSE_NOTICE = signal.SIGUSR1
 """To a server process and its workers: send `Connection: close` on every response from now on."""
 DRAIN = signal.SIGUSR2
 """To a server process, which passes it on to its workers: accept no more, finish what was received, end."""
+STARTUP_FAILED = 3
+"""The exit status of a worker whose application reports that its startup has failed."""
+FAREWELL = 0.5  # seconds for the close frames of all WebSockets
 
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -15,29 +24,157 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 CLOSE = (b"connection", b"close")
+RESTARTING = "the server restarts"
+SERVICE_RESTART = 1012  # RFC 6455, section 7.4.2, and IANA's registry of WebSocket close codes
 
 
-class CloseNotice:
-    """ASGI middleware that sends `Connection: close` on every HTTP/1.1 response once `begin` was called.
+class Draining:
+    """ASGI middleware that tells clients, and the application, what happens to the worker."""
 
-    The client then knows that the connection ends with the response (RFC 9112, section 9.6), and sends its next
-    request on another. HTTP/2 has no such header (RFC 9113, section 8.2.2).
-    """
-
-    def __init__(self, application: Application) -> None:
-        """Pass every call on to `application`."""
+    def __init__(self, name: str, application: Application, requests_done: Callable[[], Awaitable[None]]) -> None:
+        """Pass every call on to `application`; `name` is its listener's, for what is reported."""
+        self.name = name
         self.application = application
-        self.begun = False
+        self.requests_done = requests_done
+        self.notice = False
+        self.restarting = False
+        self.web_sockets: set[_WebSocket] = set()
 
-    def begin(self) -> None:
-        """Send the notice from now on."""
-        self.begun = True
+    def send_close_notice(self) -> None:
+        """Send `Connection: close` on every HTTP/1.1 response from now on.
+
+        The client then knows that the connection ends with the response (RFC 9112, section 9.6), and sends its next
+        request on another. HTTP/2 has no such header (RFC 9113, section 8.2.2).
+        """
+        self.notice = True
+
+    async def close_web_sockets(self) -> None:
+        """Close what is open, and what is accepted later, with 1012: a client may connect again at once."""
+        self.restarting = True
+        closing = [asyncio.ensure_future(each.close()) for each in self.web_sockets if each.accepted]
+        if closing:
+            await asyncio.wait(closing, timeout=FAREWELL)  # a client that reads nothing is left to the deadline
 
     def __call__(self, scope: Message, receive: Receive, send: Send) -> Awaitable[None]:
-        """Return the application's coroutine: there is no coroutine of our own around it."""
-        if self.begun and scope["type"] == "http" and scope["http_version"] != "2":
-            return self.application(scope, receive, _with_close(send))
-        return self.application(scope, receive, send)
+        """Return the application's coroutine: for a request there is none of our own around it."""
+        kind = scope["type"]
+        if kind == "http":
+            if self.notice and scope["http_version"] != "2":
+                return self.application(scope, receive, _with_close(send))
+            return self.application(scope, receive, send)
+        return self._web_socket(scope, receive, send) if kind == "websocket" else self._lifespan(scope, receive, send)
+
+    async def _web_socket(self, scope: Message, receive: Receive, send: Send) -> None:
+        one = _WebSocket(self, receive, send)
+        self.web_sockets.add(one)
+        try:
+            await self.application(scope, one.receive, one.send)
+        finally:
+            self.web_sockets.discard(one)
+
+    async def _lifespan(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Run the application's lifespan; without one, respond in its place (ASGI, lifespan protocol).
+
+        Its shutdown begins when all requests are done, those included that work on after their response.
+        """
+        received, sent = set(), set()
+
+        async def receive_in_time() -> Message:
+            message = await receive()
+            received.add(message["type"])
+            if message["type"] == "lifespan.shutdown":
+                await self.requests_done()
+            return message
+
+        async def send_or_end(message: Message) -> None:
+            sent.add(message["type"])
+            if message["type"] == "lifespan.startup.failed":
+                self._end(message.get("message", ""))
+            await send(message)
+
+        try:
+            await self.application(scope, receive_in_time, send_or_end)
+        except Exception:
+            if sent:
+                raise
+        if not sent:  # it has no lifespan
+            if not received:
+                await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await self.requests_done()
+            await send({"type": "lifespan.shutdown.complete"})
+
+    def _end(self, reason: str) -> NoReturn:
+        """End this worker, whose application reports that its startup has failed; a traceback comes before the line."""
+        *before, last = reason.rstrip().splitlines() or ["it gives no reason"]
+        for line in before:
+            warn(line)
+        warn(f"listener {self.name}: the application's startup failed: {last}")
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError, AttributeError):  # full, closed, or closed from the start (None)
+                stream.flush()
+        os._exit(STARTUP_FAILED)  # SystemExit in a task would be a traceback
+
+
+class _WebSocket:
+    """A WebSocket that is closed by the server process, if it has to be, while the application waits for a message."""
+
+    def __init__(self, worker: Draining, receive: Receive, send: Send) -> None:
+        self.worker = worker
+        self._receive = receive
+        self._send = send
+        self._pending: Any = None  # what the application waits for: an awaitable of Granian's, which can be cancelled
+        self.accepted = False
+        self.closed = False
+        self._told: asyncio.Future[None] | None = None  # done when the client has been sent our close frame
+
+    async def receive(self) -> Message:
+        if self._told:
+            return await self._restarted(self._told)
+        self._pending = self._receive()
+        try:
+            message: Message = await self._pending
+        except asyncio.CancelledError:
+            if (told := self._told) is None:  # it is the application that was cancelled
+                raise
+            return await self._restarted(told)
+        finally:
+            self._pending = None
+        if message["type"] == "websocket.disconnect":
+            self.closed = True
+        return message
+
+    async def send(self, message: Message) -> None:
+        if self.closed:  # the application does not know yet: its next `receive` says so
+            return
+        if message["type"] == "websocket.close":
+            self.closed = True
+        await self._send(message)
+        if message["type"] == "websocket.accept":
+            self.accepted = True
+            if self.worker.restarting:
+                await self.close()
+
+    async def close(self) -> None:
+        """Close it. Granian sends the frame when nobody waits for a message any more (2.8.7), so that ends first."""
+        if self.closed:
+            return
+        self.closed = True
+        self._told = asyncio.get_running_loop().create_future()
+        if self._pending is not None:
+            with suppress(AttributeError):  # it is there already, and needs no waiting
+                self._pending.cancel()
+        try:
+            await self._send({"type": "websocket.close", "code": SERVICE_RESTART, "reason": RESTARTING})
+        finally:
+            self._told.set_result(None)
+
+    @staticmethod
+    async def _restarted(told: asyncio.Future[None]) -> Message:
+        """Return what the application is told, but not before its client: Granian closes when the application ends."""
+        await asyncio.wait([told])
+        return {"type": "websocket.disconnect", "code": SERVICE_RESTART, "reason": RESTARTING}
 
 
 def _with_close(send: Send) -> Send:

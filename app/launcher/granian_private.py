@@ -10,16 +10,19 @@ These are all that the project uses; they are checked when this module is import
 - `._start_ipc()`: overridden, as its pipes serve the metrics alone.
 - `._watch_workers_rss()`: overridden, as it starts a thread at each look, which may fail.
 - `._ssp`, `._shd`, `._sso`: the three places in which a worker looks for its socket.
-- `.wrks` with `.birth`, `.respawned_wrks`, `.workers_rss`, `.rss_signal`, `.main_loop_interrupt`, `.workers_kill_timeout`, `.interrupt_signal`,
+- `.wrks` with `.birth`, `.interrupt_children`, `.respawned_wrks`, `.workers_rss`, `.rss_signal`, `.main_loop_interrupt`, `.workers_kill_timeout`, `.interrupt_signal`,
   `.signal_handler_interrupt`: its state.
 - `granian.server.mp.WorkerProcess` with `.inner`, `.start`, `._watch`, `.terminate`: a worker as its server sees it.
-- `granian._futures._cbsched_aioschedule`: hands a request's coroutine over as the second argument of
-  `loop.call_soon_threadsafe`, on which app/launcher/inline_loop.py relies.
+- `granian.server.mp._new_cbscheduler(loop, call, ...)`: replaced, so that app/launcher/scheduling.py says how a request's
+  coroutine runs. `granian._futures._CBSchedulerAIO` is what it would return: its `_schedule_fn` is called with the
+  watcher of a request, and `_ctx` is the context to run in. `call` makes the coroutine from the watcher, whose
+  `taskref` keeps a task. What Granian receives and sends is awaited as a type of the module `granian._granian`.
 - A path whose `resolve()` returns itself reaches rustls as it is (`SealedFile`).
 
 tests/launcher/test_granian_contract.py tries each of them.
 """
 
+import asyncio
 import os
 import signal
 import socket
@@ -27,20 +30,22 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from contextvars import Context
 from typing import Any
 
 import granian
 from granian import Granian, _futures, _granian
 from granian.server import mp
 
+from app.launcher import scheduling
 from app.launcher.console import warn
 from app.launcher.descriptors import open_descriptors
-from app.launcher.draining import DRAIN
+from app.launcher.draining import DRAIN, STARTUP_FAILED
 from app.launcher.sockets import close
 
 FORK_PAUSE = 0.5  # seconds until a fork that failed is tried again
 GROWTH_INTERVAL = 2  # seconds between looks at the size of the workers
-STATE = "wrks respawned_wrks workers_rss rss_signal main_loop_interrupt workers_kill_timeout interrupt_signal _ssp _shd"
+STATE = "wrks interrupt_children respawned_wrks workers_rss rss_signal main_loop_interrupt workers_kill_timeout interrupt_signal _ssp _shd"
 THREADS = 6  # of a worker: Granian's, Tokio's and ours
 YOUNG, YOUNG_DEATHS = 1.5, 4  # seconds that a worker lives if it cannot even start; deaths of this kind in a row
 PATIENCE = 0.1  # seconds until it is seen that the server was told to drain
@@ -56,7 +61,8 @@ def check_granian() -> None:
     methods = "_init_shared_socket _respawn_workers _spawn_worker _drop_shared_socket _start_ipc _watch_workers_rss"
     for owner, names in (
         (_granian, "SocketHolder WorkerSignal"),
-        (_futures, "_cbsched_aioschedule"),
+        (_futures, "_CBSchedulerAIO"),
+        (mp, "_new_cbscheduler"),
         (Granian, f"{methods} signal_handler_interrupt"),
         (mp.WorkerProcess, "start _watch terminate"),
     ):
@@ -66,6 +72,16 @@ def check_granian() -> None:
 
 
 check_granian()
+
+
+def schedule_by(how: Callable[[asyncio.AbstractEventLoop, Context, scheduling.Call], scheduling.Schedule]) -> None:
+    """Have the workers of this process run requests in that way."""
+
+    class Scheduler(_futures._CBSchedulerAIO):  # noqa: SLF001
+        def __init__(self, loop: asyncio.AbstractEventLoop, call: scheduling.Call, *_: object) -> None:
+            self._schedule_fn = how(loop, self._ctx, call)
+
+    mp._new_cbscheduler = lambda loop, call, **_: Scheduler(loop, call, None, None, None)  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 def _start_threads(number: int) -> None:
@@ -160,6 +176,7 @@ class Server(Granian):  # type: ignore[misc, valid-type]  # either of two classe
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Granian's
         super().__init__(*args, **kwargs)
         self.young_deaths: dict[int, int] = {}
+        self.replaced: set[int] = set()
         for name in STATE.split():
             if not hasattr(self, name):
                 raise RuntimeError(lacking(f"{Granian.__name__}.{name}"))
@@ -208,17 +225,28 @@ class Server(Granian):  # type: ignore[misc, valid-type]  # either of two classe
 
         Granian takes a second death within 5.5 s for one, and ends: clients who make workers run out of memory could
         end the service. Here it takes one more than YOUNG_DEATHS of the same worker in a row, none of which lived for
-        YOUNG seconds, with a pause before each replacement.
+        YOUNG seconds, with a pause before each replacement. If the application's startup fails in a worker that
+        replaces none, the server ends at once.
         """
+        if not delay and self._first_startup_failed(workers):
+            return
         now = time.monotonic()
         for idx in workers if not delay else ():
             young = now - self.wrks[idx].birth < YOUNG
             self.young_deaths[idx] = self.young_deaths.get(idx, 0) + 1 if young else 0
             self._pause(min(2.0, 0.1 * 2 ** self.young_deaths[idx]) if young else 0.0)
+        self.replaced.update(workers)
         super()._respawn_workers(workers, *args, delay=delay)
         for idx in list(self.respawned_wrks):
             if self.young_deaths.get(idx, 0) < YOUNG_DEATHS:
                 del self.respawned_wrks[idx]
+
+    def _first_startup_failed(self, workers: Sequence[int]) -> bool:
+        if not any(self.wrks[idx].inner.exitcode == STARTUP_FAILED for idx in set(workers) - self.replaced):
+            return False
+        self.interrupt_children.extend(workers)  # so that the exit status is 1
+        self.signal_handler_interrupt()
+        return True
 
     def _pause(self, seconds: float) -> None:
         end = time.monotonic() + seconds

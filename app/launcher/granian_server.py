@@ -4,8 +4,9 @@ import asyncio
 import multiprocessing
 import os
 import signal
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,22 @@ from granian.constants import HTTPModes, Interfaces, Loops
 from granian.http import HTTP1Settings, HTTP2Settings
 from granian.log import LogLevels
 
-from app.launcher import granian_private, inline_loop
+from app.launcher import granian_private, loading, scheduling
+from app.launcher.console import warn
 from app.launcher.descriptors import end_when_starved
-from app.launcher.draining import CLOSE_NOTICE, DRAIN, Application, CloseNotice
+from app.launcher.draining import CLOSE_NOTICE, DRAIN, Application, Draining
 from app.launcher.server_process import Endpoint, die_with
 from app.launcher.sockets import close
-from app.settings.config import Server
+from app.settings.config import Listener
+from app.settings.errors import ConfigurationError
 from app.settings.sealed_file import SealedFile
+from app.settings.tables import Server
 
 HEAD_SIZE = 2**17  # bytes of a request's head: room for hyper's longest target, a third of what Granian would take
 HEADERS_SIZE = 2**16  # bytes of a request's headers over HTTP/2; Granian's default is 16 MiB
 OVERLAP = 0.5  # seconds in which a worker that has grown too large and its replacement both accept
 STREAMS = 100  # at once on a connection: the least that RFC 9113, section 6.5.2, recommends
+PROTOCOLS = {"http/1.1": HTTPModes.http1, "h2c": HTTPModes.http2, "auto": HTTPModes.auto}
 STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 LOG_CONFIG = {
@@ -41,38 +46,57 @@ LOG_CONFIG = {
 }
 
 
-class _WorkerLoop(inline_loop.Loop):
+class _WorkerLoop(uvloop.Loop):
     """The loop of a worker, which takes DRAIN for the signal that Granian would wait for."""
 
+    before_drain: Callable[[], Awaitable[None]]
+
     def add_signal_handler(self, sig: int, callback: Callable[..., Any], *args: Any) -> None:  # type: ignore[override]  # noqa: ANN401
-        """Register Granian's handler of SIGTERM for DRAIN; SIGINT stays ignored."""
-        if sig == signal.SIGTERM:
-            super().add_signal_handler(DRAIN, callback, *args)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {DRAIN})
+        """Register Granian's handler of SIGTERM for DRAIN, after `before_drain`; SIGINT stays ignored."""
+        if sig != signal.SIGTERM:
+            return
+        draining: list[asyncio.Future[None]] = []
+
+        def drain() -> None:
+            if not draining:  # it comes twice: from the launcher's order, and when Granian stops its workers
+                draining.append(asyncio.ensure_future(self.before_drain(), loop=self))
+                draining[0].add_done_callback(lambda _: callback(*args))
+
+        super().add_signal_handler(DRAIN, drain)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {DRAIN})
 
 
-def _build_loop() -> uvloop.Loop:
-    loop = _WorkerLoop()
-    asyncio.set_event_loop(loop)
-    return loop
+def _loop_builder(before_drain: Callable[[], Awaitable[None]]) -> Callable[[], uvloop.Loop]:
+    def build() -> uvloop.Loop:
+        loop = _WorkerLoop()
+        loop.before_drain = before_drain
+        asyncio.set_event_loop(loop)
+        return loop
+
+    return build
 
 
-def serve(endpoint: Endpoint, settings: Server, application: Application) -> None:
+def serve(endpoint: Endpoint, settings: Server) -> None:
     """Serve until DRAIN comes; the calling process becomes the server process, and is one for good.
 
     Its caller has blocked every signal but DRAIN and CLOSE_NOTICE.
     """
-    notice = CloseNotice(application)
-    signal.signal(CLOSE_NOTICE, lambda *_: notice.begin())  # workers inherit this
+    listener = endpoint.listener
+    draining = Draining(listener.name, endpoint.application or _not_loaded, scheduling.requests_done)
+    signal.signal(CLOSE_NOTICE, lambda *_: draining.send_close_notice())  # workers inherit this
     multiprocessing.set_start_method("fork", force=True)  # workers share what is loaded
-    loops.register("auto")(_build_loop)  # as Granian's README has it, "AsyncIO event loop initialization"
+    loops.register("auto")(_loop_builder(draining.close_web_sockets))  # Granian's README, "Event loop initialization"
+    is_inline = listener.application.runs == "inline"
+    granian_private.schedule_by(scheduling.inline if is_inline else scheduling.on_loop)
     server = _build(endpoint, settings)
     parent = os.getpid()
 
     def load_application() -> Application:
         if os.getpid() != parent:
             _become_worker(server, parent, endpoint)
-        return notice
+            application = endpoint.application or _load_in_worker(listener)
+            draining.application = scheduling.Inline(application) if is_inline else application
+        return draining
 
     def take_orders_from_the_launcher_alone() -> None:
         # A service manager or a terminal may signal every process: the launcher then drains the others in order.
@@ -87,17 +111,32 @@ def serve(endpoint: Endpoint, settings: Server, application: Application) -> Non
     server.serve(target_loader=load_application, wrap_loader=False)
 
 
+async def _not_loaded(*_: object) -> None:
+    raise RuntimeError("only workers load the application")
+
+
+def _load_in_worker(listener: Listener) -> Application:
+    """Import the application in a worker. It could be imported at the start: what has changed since is reported."""
+    try:
+        return loading.load(listener.application)
+    except ConfigurationError as error:
+        warn(f"listener {listener.name}: {error}")
+        for line in error.details.splitlines():
+            warn(line)
+        sys.exit(1)
+
+
 def _build(endpoint: Endpoint, settings: Server) -> granian_private.Server:
     listener, pair = endpoint.listener, endpoint.pair
     server = granian_private.Server(
         "app:app",
         address=settings.host,
         port=listener.port,
-        interface=Interfaces.ASGINL,
+        interface=Interfaces.ASGI,
         workers=settings.workers,
         loop=Loops.auto,
-        http=HTTPModes.http2 if listener.protocol == "h2c" else HTTPModes.http1,
-        websockets=False,
+        http=PROTOCOLS[listener.protocol],
+        websockets=listener.websockets,
         backlog=settings.backlog,
         backpressure=settings.backpressure,
         http1_settings=HTTP1Settings(

@@ -24,7 +24,8 @@ from app.launcher.pair_watch import PairWatch
 from app.launcher.server_process import Endpoint, ListenerError, Serve, ServerProcess, State
 from app.launcher.sockets import ReuseportGroup
 from app.settings.certificate import Pair
-from app.settings.config import PairFiles, Server
+from app.settings.config import PairFiles
+from app.settings.tables import Server
 
 HANDSHAKES = 10.5  # seconds until the last handshake that a predecessor has begun is over: Granian gives it 10
 NOTICE, NOTICE_AT_STOP = 1.0, 0.4  # seconds in which clients learn from a response that their connection ends

@@ -16,7 +16,7 @@ from typing import NoReturn
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from app.launcher import probe
-from app.launcher.draining import CLOSE_NOTICE, DRAIN
+from app.launcher.draining import CLOSE_NOTICE, DRAIN, Application
 from app.launcher.sockets import ReuseportGroup, close_from_the_last
 from app.settings.certificate import Pair
 from app.settings.config import Listener
@@ -32,6 +32,8 @@ class Endpoint:
 
     listener: Listener
     pair: Pair | None
+    application: Application | None
+    """None if each worker imports it."""
     group: ReuseportGroup
     sockets: Sequence[socket.socket]
 

@@ -6,8 +6,9 @@ import socket
 import struct
 from collections.abc import Sequence
 
-from app.settings.config import Listener, Server
+from app.settings.config import Listener
 from app.settings.errors import ConfigurationError, shown
+from app.settings.tables import Server
 
 SO_ATTACH_REUSEPORT_CBPF = 51  # asm-generic/socket.h
 # Classic BPF (linux/filter.h): an instruction is an operation, two jumps (if true, if false), and an operand.

@@ -3,21 +3,24 @@
 import gc
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from app.launcher import signals
 from app.launcher.console import curl, describe, say, warn
 from app.launcher.lifecycle import Lifecycle
 from app.launcher.server_process import Endpoint, ListenerError, Serve, State
-from app.settings.config import Configuration, PairFiles
+from app.settings.config import Configuration, Listener, PairFiles
 
 STOPPED, FAILED = 0, 1
+Example = Callable[[Listener], str]
 
 
 class Supervisor:
     """The listeners, and the one loop in which everything happens to them."""
 
-    def __init__(self, configuration: Configuration, endpoints: Sequence[Endpoint], serve: Serve, example: str) -> None:
+    def __init__(
+        self, configuration: Configuration, endpoints: Sequence[Endpoint], serve: Serve, example: Example
+    ) -> None:
         """Start nothing yet."""
         self.configuration = configuration
         self.example = example
@@ -96,7 +99,7 @@ class Supervisor:
             say(f"renewed: {line}")
             return
         say(line)
-        say(f"  {curl(self.configuration, endpoint.listener, endpoint.pair, self.example)}")
+        say(f"  {curl(self.configuration, endpoint.listener, endpoint.pair, self.example(endpoint.listener))}")
         if isinstance(endpoint.listener.tls, PairFiles) and not endpoint.group.has_filters:
             warn(
                 f"listener {endpoint.listener.name}: this system has no BPF filters for SO_REUSEPORT, so its pair is"
@@ -104,10 +107,10 @@ class Supervisor:
             )
 
 
-def run(configuration: Configuration, endpoints: Sequence[Endpoint], serve: Serve, example: str) -> int:
+def run(configuration: Configuration, endpoints: Sequence[Endpoint], serve: Serve, example: Example) -> int:
     """Serve until asked to stop, and return the exit status: STOPPED or FAILED.
 
-    `serve` is what a server process does; `example` is a target to show the user. The calling process's signals are the
+    `serve` is what a server process does; `example` returns a target to show the user. The calling process's signals are the
     launcher's from here on. Raises ConfigurationError if a port has been taken since it was bound.
     """
     signals.take_over()

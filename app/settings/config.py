@@ -1,74 +1,21 @@
 """What to serve and how: `server.toml`, overridden by the environment, checked once."""
 
 import ipaddress
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
 
 import msgspec
 
+from app.settings.application import ApplicationSettings, main_application, of_table
 from app.settings.errors import ConfigurationError, shown
 from app.settings.files import NamedFile
+from app.settings.tables import MOST_WORKERS, ListenerTable, Protocol, Server, ServerFile, TlsTable
 
 DEFAULT_PATH = Path(__file__).parents[2] / "server.toml"
 CONFIG_VARIABLE = "SERVER_CONFIG"
 LARGEST, LONGEST = 2**16, 1024
 """Bytes of the largest server.toml and of its longest line: tomllib takes the square of a dotted key's parts."""
-
-MOST_WORKERS = 512
-Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
-Workers = Annotated[int, msgspec.Meta(ge=1, le=MOST_WORKERS)]
-Connections = Annotated[int, msgspec.Meta(ge=1, le=2**20)]
-Seconds = Annotated[int, msgspec.Meta(ge=1, le=3600)]
-Protocol = Literal["http/1.1", "h2c"]  # h2c: HTTP/2 by prior knowledge (RFC 9113, section 3.3)
-
-
-class TlsTable(msgspec.Struct, forbid_unknown_fields=True):
-    """The files of a listener's pair, relative to the folder of `server.toml`."""
-
-    certificate: str
-    key: str
-
-
-class ListenerTable(msgspec.Struct, forbid_unknown_fields=True):
-    """A `[[listener]]` table; a disabled listener is served if the variable of its port is set."""
-
-    name: str
-    port: Port
-    port_variable: str
-    enabled: bool = True
-    protocol: Protocol = "http/1.1"
-    tls: TlsTable | None = None
-
-
-def _available_cpus() -> int:
-    return min(len(os.sched_getaffinity(0)), MOST_WORKERS)
-
-
-class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The `[server]` table; times are seconds."""
-
-    host: str
-    backlog: Connections
-    backpressure: Connections
-    header_read_timeout: Annotated[int, msgspec.Meta(ge=1, le=60)]
-    unread_timeout: Seconds
-    start_deadline: Seconds
-    stop_deadline: Seconds
-    certificate_interval: Annotated[int, msgspec.Meta(ge=0, le=86400)]
-    drain_deadline: Seconds = 30
-    worker_growth: Annotated[int, msgspec.Meta(ge=64, le=2**20)] = 512
-    """MiB that a worker may grow by until it is replaced."""
-    workers: Workers = msgspec.field(default_factory=_available_cpus)
-
-
-class ServerFile(msgspec.Struct, forbid_unknown_fields=True):
-    """The whole of `server.toml`."""
-
-    server: Server
-    listener: Annotated[list[ListenerTable], msgspec.Meta(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -82,17 +29,27 @@ class PairFiles:
 
     certificate: NamedFile
     key: NamedFile
+    client_authority: NamedFile | None = None
+    """Whose certificates clients have to have; None if they need none."""
+    client_revocations: NamedFile | None = None
+
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 @dataclass(frozen=True)
 class Listener:
-    """A port to serve, its protocol, and where its pair comes from; None without TLS."""
+    """A port to serve, its protocol, what it serves, and where its pair comes from; None without TLS."""
 
     name: str
     port: int
     port_variable: str
     protocol: Protocol
+    application: ApplicationSettings
     tls: SelfSigned | PairFiles | None
+    websockets: bool = False
+    trusted_proxies: tuple[Network, ...] = ()
+    """Whose X-Forwarded-For and X-Forwarded-Proto are believed."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +79,8 @@ def path_of(argument: Path | None, environment: Mapping[str, str]) -> NamedFile:
 def read(file: NamedFile, environment: Mapping[str, str]) -> Configuration:
     """Read `server.toml` and the variables that override it.
 
-    HOST, WORKERS, TLS_CERT, TLS_KEY and the variable that each listener names for its port.
+    HOST, WORKERS, TLS_CERT, TLS_KEY, APPLICATION (with _RUNS, _PRELOAD and _FACTORY) and the variable that each
+    listener names for its port.
     Raises ConfigurationError, which names the file or the variable at fault.
     """
     path = file.path
@@ -137,8 +95,9 @@ def read(file: NamedFile, environment: Mapping[str, str]) -> Configuration:
         ) from error
     except RecursionError as error:
         raise ConfigurationError(f"{shown(path)} nests tables too deeply; see the project's server.toml") from error
+    application = main_application(tables.application, environment)
     listeners = tuple(
-        _listener(table, path.resolve().parent, environment)
+        _listener(table, application, path.resolve().parent, environment)
         for table in tables.listener
         if table.enabled or table.port_variable in environment
     )
@@ -192,31 +151,63 @@ def _host(text: str) -> str:
     return str(address)
 
 
-def _listener(table: ListenerTable, folder: Path, environment: Mapping[str, str]) -> Listener:
+def _listener(
+    table: ListenerTable, application: ApplicationSettings, folder: Path, environment: Mapping[str, str]
+) -> Listener:
+    prefix = f"listener {shown(table.name)}:"
     port = _integer(environment, table.port_variable, 1, 65535)
     if table.protocol == "h2c" and table.tls:
         raise ConfigurationError(
-            f'listener {shown(table.name)}: protocol = "h2c" is HTTP/2 in cleartext; remove its tls table, or the protocol'
+            f'{prefix} protocol = "h2c" is HTTP/2 in cleartext; remove its tls table, or the protocol'
         )
+    if table.protocol == "auto" and not table.tls:
+        raise ConfigurationError(
+            f'{prefix} protocol = "auto" is decided by ALPN; add a tls table, or remove the protocol'
+        )
+    if table.websockets and table.protocol == "h2c":
+        raise ConfigurationError(f"{prefix} websockets = true needs HTTP/1.1; remove it, or the protocol")
+    own = table.application
     return Listener(
         name=table.name,
         port=port or table.port,
         port_variable=table.port_variable,
         protocol=table.protocol,
-        tls=_tls(table.name, table.tls, folder, environment) if table.tls else None,
+        application=of_table(f"{prefix} application.import", own) if own else application,
+        tls=_tls(prefix, table.tls, folder, environment) if table.tls else None,
+        websockets=table.websockets,
+        trusted_proxies=tuple(_network(prefix, each) for each in table.trusted_proxies),
     )
 
 
-def _tls(name: str, table: TlsTable, folder: Path, environment: Mapping[str, str]) -> SelfSigned | PairFiles:
+def _network(prefix: str, text: str) -> Network:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{prefix} trusted_proxies={shown(repr(text))} is no network ({shown(error)}); write it like 10.0.0.0/8"
+        ) from error
+
+
+def _tls(prefix: str, table: TlsTable, folder: Path, environment: Mapping[str, str]) -> SelfSigned | PairFiles:
     """Decide which pair is served: files that are named or present, else one made for this run."""
-    prefix = f"listener {shown(name)}:"
 
     def file(variable: str, default: str) -> NamedFile:
         named = environment.get(variable)
         text = str(folder / default) if named is None else named
         return NamedFile.of(f"{prefix} {variable}", text, f"give the path of a file, or unset {variable}")
 
-    pair = PairFiles(file("TLS_CERT", table.certificate), file("TLS_KEY", table.key))
+    def of_clients(setting: str, text: str | None) -> NamedFile | None:
+        remedy = f"give the path of a file, or remove {setting}"
+        return None if text is None else NamedFile.of(f"{prefix} {setting}", text and str(folder / text), remedy)
+
+    pair = PairFiles(
+        file("TLS_CERT", table.certificate),
+        file("TLS_KEY", table.key),
+        of_clients("client_authority", table.client_authority),
+        of_clients("client_revocations", table.client_revocations),
+    )
+    if pair.client_revocations and not pair.client_authority:
+        raise ConfigurationError(f"{pair.client_revocations} needs client_authority; add it, or remove the revocations")
     if "TLS_CERT" in environment or "TLS_KEY" in environment:
         return pair
     # A broken link, or a folder that may not be searched, is not "no pair": it is reported when it is read.
@@ -225,5 +216,9 @@ def _tls(name: str, table: TlsTable, folder: Path, environment: Mapping[str, str
     if present and missing:
         raise ConfigurationError(
             f"{prefix} {shown(present[0])} is there but {shown(missing[0])} is missing; add it, or remove the other"
+        )
+    if missing and pair.client_authority:
+        raise ConfigurationError(
+            f"{pair.client_authority} is for a pair that clients know, and there is none; set TLS_CERT and TLS_KEY"
         )
     return pair if present else SelfSigned()

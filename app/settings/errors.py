@@ -5,7 +5,11 @@ SHOWN = 200
 
 
 class ConfigurationError(Exception):
-    """An invalid setting; its text is one line: setting, value, way out."""
+    """An invalid setting; its text is one line: setting, value, way out. `details` may be a traceback."""
+
+    def __init__(self, text: str, details: str = "") -> None:
+        super().__init__(text)
+        self.details = details
 
 
 def shown(value: object) -> str:

@@ -258,11 +258,11 @@ def test_heads_over_their_bound_are_shown_as_over() -> None:
 def test_a_variant_keeps_as_many_connections_as_the_service() -> None:
     ports = dict(zip(("TLS_PORT", "PORT"), map(str, free_ports(2)), strict=True))
 
-    def start(*module: str) -> subprocess.Popen[str]:
+    def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            ["prlimit", "--nofile=256:4096", sys.executable, "-m", *module],
+            ["prlimit", "--nofile=256:4096", sys.executable, "-m", "app", *arguments],
             cwd=ROOT,
-            env=clean_environment() | ports | {"WORKERS": "1"},
+            env=clean_environment() | ports | {"WORKERS": "1"} | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -272,12 +272,12 @@ def test_a_variant_keeps_as_many_connections_as_the_service() -> None:
         _, errors = process.communicate(timeout=15)
         return [line for line in errors.splitlines() if "open files" in line]
 
-    with start("bench.variants", "ceiling") as variant:
+    with start(APPLICATION="bench.variants:ceiling") as variant:
         assert variant.stdout
         assert variant.stdout.readline()  # a listener has answered
         variant.terminate()
         said = about_open_files(variant)
-    with start("app", "--check") as service:
+    with start("--check") as service:
         assert said == about_open_files(service) != []
 
 

@@ -4,18 +4,22 @@ import asyncio
 
 import pytest
 
-from app.launcher.draining import CloseNotice, Message, Receive, Send
+from app.launcher.draining import Draining, Message, Receive, Send
 
 
-def responding(*headers: tuple[bytes, bytes]) -> CloseNotice:
+async def nothing_to_do() -> None:
+    return
+
+
+def responding(*headers: tuple[bytes, bytes]) -> Draining:
     async def application(_: Message, __: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": b"x"})
 
-    return CloseNotice(application)
+    return Draining("json", application, nothing_to_do)
 
 
-def sent(notice: CloseNotice, scope: Message) -> list[Message]:
+def sent(notice: Draining, scope: Message) -> list[Message]:
     messages: list[Message] = []
 
     async def send(message: Message) -> None:
@@ -41,7 +45,7 @@ def test_nothing_is_added_before_it_begins() -> None:
 
 def test_every_response_has_it_once_it_has_begun() -> None:
     notice = responding((b"a", b"b"))
-    notice.begin()
+    notice.send_close_notice()
     for _ in range(2):
         start, body = sent(notice, HTTP1)
         assert start["headers"] == [(b"a", b"b"), (b"connection", b"close")]
@@ -50,12 +54,12 @@ def test_every_response_has_it_once_it_has_begun() -> None:
 
 def test_it_takes_the_place_of_the_applications_own_connection_header() -> None:
     notice = responding((b"Connection", b"keep-alive"))
-    notice.begin()
+    notice.send_close_notice()
     assert sent(notice, HTTP1)[0]["headers"] == [(b"connection", b"close")]
 
 
 @pytest.mark.parametrize("scope", [{"type": "http", "http_version": "2"}, {"type": "websocket", "http_version": "1.1"}])
 def test_http_2_and_websockets_have_none(scope: Message) -> None:
     notice = responding()
-    notice.begin()
+    notice.send_close_notice()
     assert list(sent(notice, scope)[0]["headers"]) == []

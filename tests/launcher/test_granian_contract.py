@@ -7,17 +7,19 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from types import CoroutineType
+from contextvars import Context
 from typing import Any
 
 import granian
 import pytest
+import uvloop
 from granian import Granian, _futures, _granian
 from granian.constants import Interfaces
 from granian.server import common, mp
 
 from app.launcher import granian_private
-from app.launcher.granian_private import Server, Worker, check_granian
+from app.launcher.granian_private import Server, Worker, check_granian, schedule_by
+from app.launcher.scheduling import Call, Schedule
 from app.settings.sealed_file import SealedFile
 from tests.support.ports import free_port
 
@@ -50,7 +52,8 @@ def test_every_name_of_the_docstring_exists(made: Server) -> None:
     [
         (_granian, "SocketHolder"),
         (_granian, "WorkerSignal"),
-        (_futures, "_cbsched_aioschedule"),
+        (_futures, "_CBSchedulerAIO"),
+        (mp, "_new_cbscheduler"),
         *((Granian, name) for name in (*OVERRIDDEN, "signal_handler_interrupt")),
         *((mp.WorkerProcess, name) for name in ("start", "_watch", "terminate")),
     ],
@@ -138,22 +141,24 @@ def test_the_size_of_workers_is_looked_at_by_a_signal_of_the_main_loop(
     assert not thread.is_alive()
 
 
-def test_a_requests_coroutine_comes_first_among_the_arguments() -> None:
-    received: list[tuple[object, ...]] = []
+def test_a_request_is_scheduled_as_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mp, "_new_cbscheduler", None)  # put back afterwards
+    received: list[object] = []
 
-    class Loop:
-        def call_soon_threadsafe(self, *arguments: Any, context: object) -> None:  # noqa: ANN401
-            received.append((*arguments, context))
+    def how(loop: asyncio.AbstractEventLoop, context: Context, call: Call) -> Schedule:
+        assert isinstance(context, Context)
+        received.extend([loop, call])
+        return received.append
 
-    async def application(_: object) -> None:
-        await asyncio.sleep(0)
+    async def call(_: object) -> None:
+        return
 
-    _futures._cbsched_aioschedule(Loop(), "context", application)("watcher")  # type: ignore[no-untyped-call]
-    ((callback, coroutine, watcher, context),) = received
-    assert callable(callback)
-    assert isinstance(coroutine, CoroutineType)
-    coroutine.close()
-    assert (watcher, context) == ("watcher", "context")
+    schedule_by(how)
+    with closing(uvloop.Loop()) as loop:
+        build: Callable[..., object] = vars(mp)["_new_cbscheduler"]
+        scheduler = build(loop, call, impl_asyncio=True)
+        assert isinstance(scheduler, _granian.CallbackScheduler)
+        assert received == [loop, call]
 
 
 def test_a_sealed_files_path_reaches_rustls_as_it_is(pair: dict[str, str]) -> None:

@@ -11,9 +11,11 @@ import pytest
 
 from app.launcher.sockets import ReuseportGroup
 from app.settings import config
-from app.settings.config import Listener, Server
+from app.settings.application import main_application
+from app.settings.config import Listener
 from app.settings.errors import ConfigurationError
 from app.settings.files import NamedFile
+from app.settings.tables import Server
 from tests.support.ports import free_port, is_free
 from tests.support.processes import ROOT, open_files
 
@@ -30,7 +32,9 @@ def group(request: pytest.FixtureRequest, settings: Server) -> Iterator[Reusepor
     server = msgspec.structs.replace(settings, host=request.param)
     if ":" in request.param and not Path("/proc/net/if_inet6").read_text():
         pytest.skip("no IPv6 on this machine")
-    with closing(ReuseportGroup(server, Listener("test", free_port(), "TEST_PORT", "http/1.1", None))) as made:
+    with closing(
+        ReuseportGroup(server, Listener("test", free_port(), "TEST_PORT", "http/1.1", main_application(None, {}), None))
+    ) as made:
         yield made
 
 

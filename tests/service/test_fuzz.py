@@ -52,7 +52,7 @@ paths = st.one_of(
 offers = st.one_of(st.sampled_from([b"gzip, br", b"*;q=0", b"identity;q=0", b"gzip;q=0.5, *", b"x-gzip"]), st.binary())
 
 
-@settings(max_examples=500, deadline=None)  # the clock decides nothing
+@settings(max_examples=500)
 @given(st.sampled_from(METHODS), paths, st.one_of(queries(), st.binary()), st.lists(offers, max_size=3))
 @example("GET", "/json/5\n", b"m=3", [])
 @example("GET", "/json/5", b"m=3\n", [])

@@ -3,7 +3,7 @@
 import re
 from urllib.parse import parse_qsl
 
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.service.application import parse_multiplier
@@ -51,7 +51,6 @@ QUERIES = st.one_of(
 )
 
 
-@settings(deadline=None)  # the clock decides nothing; bench/heads.py measures
 @given(QUERIES)
 @example(b"m=%3%35")
 @example(b"m=1%3")

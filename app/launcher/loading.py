@@ -1,0 +1,131 @@
+"""Importing the application: once in the launcher, or by each worker after a process of its own has tried it."""
+
+import importlib
+import inspect
+import os
+import signal
+import sys
+import time
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from app.launcher import signals
+from app.launcher.draining import Application
+from app.launcher.server_process import Child
+from app.settings.application import ApplicationSettings
+from app.settings.errors import ConfigurationError, shown
+
+LOOK = 0.01  # seconds between looks at a process that tries an import
+OWN_PACKAGE = __name__.partition(".")[0]
+
+
+class Stopped(Exception):  # noqa: N818 - no error: the launcher was asked to stop
+    """A signal asked to stop while an application was being imported."""
+
+
+def load(settings: ApplicationSettings) -> Application:
+    """Import an application, or make it if the settings name a factory. The working directory is importable.
+
+    Raises ConfigurationError: a module or attribute that is missing, one that cannot be called as ASGI 3.0 has it
+    (specification, "Applications"), or whatever the import raises, with its traceback.
+    """
+    with suppress(OSError):  # a working directory that is gone holds nothing to import
+        if not {"", folder := str(Path.cwd())} & set(sys.path):
+            sys.path.insert(0, folder)
+    module_name, _, attribute = settings.target.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+        for name in attribute.split("."):
+            found = getattr(found, name)
+        application: Application = found() if settings.factory else found
+    except ConfigurationError:  # of the bundled application: it says itself what is wrong
+        raise
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise _failed(settings, error) from error  # it is there, but something that it imports is not
+        remedy = "start in the folder that holds it, or set PYTHONPATH"
+        if error.name.startswith(f"{OWN_PACKAGE}."):
+            remedy = f"the launcher's own package is named {OWN_PACKAGE}, too: rename yours"
+        raise ConfigurationError(f"{settings}: there is no module {shown(error.name)}; {remedy}") from error
+    except (Exception, SystemExit) as error:
+        if isinstance(error, AttributeError) and error.obj is sys.modules.get(module_name):
+            raise ConfigurationError(
+                f"{settings}: module {module_name} has no attribute {error.name}; name one that it has"
+            ) from error
+        raise _failed(settings, error) from error
+    _check_callable(settings, application)
+    return application
+
+
+def _failed(settings: ApplicationSettings, error: BaseException) -> ConfigurationError:
+    told = traceback.TracebackException.from_exception(error)
+    told.stack = traceback.StackSummary.from_list(
+        [each for each in told.stack if each.filename != __file__ and "importlib" not in each.filename]
+    )
+    what = shown(f"{type(error).__name__}: {error}").replace("\n", " ")
+    return ConfigurationError(f"{settings} cannot be imported ({what}); correct what raises it", "".join(told.format()))
+
+
+def _check_callable(settings: ApplicationSettings, application: object) -> None:
+    """Raise ConfigurationError unless `application` can be called with scope, receive and send."""
+    if not callable(application):
+        raise ConfigurationError(
+            f"{settings} is {shown(type(application).__name__)}, which cannot be called; name an ASGI application"
+        )
+    try:
+        signature = inspect.signature(application)
+    except ValueError:  # made by C: nothing is known of it
+        return
+    try:
+        signature.bind({}, None, None)
+    except TypeError as error:
+        remedy = "name an ASGI application" if settings.factory else "if it makes the application, set factory = true"
+        raise ConfigurationError(f"{settings} takes no (scope, receive, send): {shown(error)}; {remedy}") from error
+
+
+def check(settings: ApplicationSettings, seconds: int) -> None:
+    """Try in a process of its own whether an application can be imported: the launcher's stays as it was.
+
+    Raises ConfigurationError as `load` does, and after `seconds`; Stopped if a signal asks to stop meanwhile.
+    """
+    reading, writing = os.pipe()
+
+    def work() -> None:
+        os.close(reading)
+        try:
+            load(settings)
+        except ConfigurationError as error:
+            with os.fdopen(writing, "wb") as pipe:
+                pipe.write(msgspec.json.encode((str(error), error.details)))
+
+    try:
+        child = Child(work)
+    finally:
+        os.close(writing)
+    try:
+        _wait(child, settings, seconds)
+        with os.fdopen(reading, "rb", closefd=False) as pipe:
+            told = pipe.read()
+    finally:
+        child.kill()
+        os.close(reading)
+    if told:
+        raise ConfigurationError(*msgspec.json.decode(told, type=tuple[str, str]))
+    if child.exitcode:
+        raise ConfigurationError(f"{settings} ends the process that imports it ({child.exitcode}); correct what does")
+
+
+def _wait(child: Child, settings: ApplicationSettings, seconds: int) -> None:
+    end = time.monotonic() + seconds
+    while child.exitcode is None:
+        if signals.STOP & signal.sigpending():
+            raise Stopped
+        if time.monotonic() > end:
+            raise ConfigurationError(
+                f"{settings} has not been imported within start_deadline={seconds} s; raise it, or import less"
+            )
+        time.sleep(LOOK)

@@ -1,0 +1,97 @@
+"""Which application a listener serves, and how it runs."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import get_args
+
+from app.settings.errors import ConfigurationError, shown
+from app.settings.tables import ApplicationTable, Runs
+
+BUNDLED = "app:app"
+VARIABLE = "APPLICATION"
+TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+TRUTHS = {"1": True, "true": True, "0": False, "false": False}
+
+
+@dataclass(frozen=True)
+class ApplicationSettings:
+    """An application to import: what the launcher's modules need to know of it."""
+
+    setting: str
+    """The setting that names it, for errors."""
+    target: str
+    """`module:attribute`; both may have dots."""
+    factory: bool
+    """Whether the attribute is a callable that returns the application."""
+    runs: Runs
+    preload: bool
+    """Whether it is imported once, before workers are forked, instead of by each of them."""
+
+    @property
+    def is_bundled(self) -> bool:
+        """Whether it is the JSON service of this project."""
+        return self.target == BUNDLED
+
+    def __str__(self) -> str:
+        """Return setting and value as an error shows them."""
+        return f"{self.setting}={shown(self.target)}"
+
+
+def of_table(setting: str, table: ApplicationTable) -> ApplicationSettings:
+    """Return what a table asks for. Unless it says so, only the bundled application runs inline and is preloaded.
+
+    Another one may wait, or start threads when it is imported. Raises ConfigurationError.
+    """
+    _check_target(setting, table.import_)
+    bundled = table.import_ == BUNDLED
+    return ApplicationSettings(
+        setting=setting,
+        target=table.import_,
+        factory=table.factory,
+        runs=table.runs or ("inline" if bundled else "loop"),
+        preload=bundled if table.preload is None else table.preload,
+    )
+
+
+def main_application(table: ApplicationTable | None, environment: Mapping[str, str]) -> ApplicationSettings:
+    """Return the application of the listeners that name none: of APPLICATION, else of `[application]`, else bundled.
+
+    One that APPLICATION names runs on the loop and is not preloaded, whatever the table says. APPLICATION_RUNS,
+    APPLICATION_PRELOAD and APPLICATION_FACTORY override. Raises ConfigurationError.
+    """
+    named = environment.get(VARIABLE)
+    if named is not None:
+        _check_target(VARIABLE, named)
+        chosen = ApplicationSettings(VARIABLE, named, factory=False, runs="loop", preload=False)
+    else:
+        chosen = of_table("application.import", table or ApplicationTable(import_=BUNDLED))
+    runs: Runs = chosen.runs
+    if (text := environment.get(f"{VARIABLE}_RUNS")) is not None:
+        known = {str(each): each for each in get_args(Runs)}
+        if text not in known:
+            raise ConfigurationError(
+                f"{VARIABLE}_RUNS={shown(repr(text))} is neither inline nor loop; correct or unset it"
+            )
+        runs = known[text]
+    return ApplicationSettings(
+        setting=chosen.setting,
+        target=chosen.target,
+        factory=_truth(environment, f"{VARIABLE}_FACTORY", otherwise=chosen.factory),
+        runs=runs,
+        preload=_truth(environment, f"{VARIABLE}_PRELOAD", otherwise=chosen.preload),
+    )
+
+
+def _check_target(setting: str, text: str) -> None:
+    if not TARGET.fullmatch(text):
+        raise ConfigurationError(f"{setting}={shown(repr(text))} is not module:attribute; write it like main:app")
+
+
+def _truth(environment: Mapping[str, str], variable: str, *, otherwise: bool) -> bool:
+    text = environment.get(variable)
+    if text is None:
+        return otherwise
+    if text.lower() not in TRUTHS:
+        raise ConfigurationError(f"{variable}={shown(repr(text))} is neither true nor false; correct or unset it")
+    return TRUTHS[text.lower()]

@@ -1,0 +1,77 @@
+"""The shape of `server.toml`: its tables, and the range of each value."""
+
+import os
+from typing import Annotated, Literal
+
+import msgspec
+
+MOST_WORKERS = 512
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+Workers = Annotated[int, msgspec.Meta(ge=1, le=MOST_WORKERS)]
+Connections = Annotated[int, msgspec.Meta(ge=1, le=2**20)]
+Seconds = Annotated[int, msgspec.Meta(ge=1, le=3600)]
+Protocol = Literal["http/1.1", "h2c", "auto"]
+"""h2c: HTTP/2 by prior knowledge (RFC 9113, section 3.3); auto: HTTP/2 or HTTP/1.1 over TLS, by ALPN."""
+Runs = Literal["inline", "loop"]
+"""Where an application runs: in the thread that brings the request, or in the worker's event loop."""
+
+
+class ApplicationTable(msgspec.Struct, forbid_unknown_fields=True):
+    """The `[application]` table, or a listener's own; what is left out follows from what is imported."""
+
+    import_: str = msgspec.field(name="import")
+    factory: bool = False
+    runs: Runs | None = None
+    preload: bool | None = None
+
+
+class TlsTable(msgspec.Struct, forbid_unknown_fields=True):
+    """The files of a listener's pair and of its clients' authority, relative to the folder of `server.toml`."""
+
+    certificate: str
+    key: str
+    client_authority: str | None = None
+    client_revocations: str | None = None
+
+
+class ListenerTable(msgspec.Struct, forbid_unknown_fields=True):
+    """A `[[listener]]` table; a disabled listener is served if the variable of its port is set."""
+
+    name: str
+    port: Port
+    port_variable: str
+    enabled: bool = True
+    protocol: Protocol = "http/1.1"
+    websockets: bool = False
+    trusted_proxies: list[str] = []
+    tls: TlsTable | None = None
+    application: ApplicationTable | None = None
+
+
+def _available_cpus() -> int:
+    return min(len(os.sched_getaffinity(0)), MOST_WORKERS)
+
+
+class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The `[server]` table; times are seconds."""
+
+    host: str
+    backlog: Connections
+    backpressure: Connections
+    header_read_timeout: Annotated[int, msgspec.Meta(ge=1, le=60)]
+    unread_timeout: Seconds
+    start_deadline: Seconds
+    stop_deadline: Seconds
+    certificate_interval: Annotated[int, msgspec.Meta(ge=0, le=86400)]
+    drain_deadline: Seconds = 30
+    worker_growth: Annotated[int, msgspec.Meta(ge=64, le=2**20)] = 512
+    """MiB that a worker may grow by until it is replaced."""
+    workers: Workers = msgspec.field(default_factory=_available_cpus)
+
+
+class ServerFile(msgspec.Struct, forbid_unknown_fields=True):
+    """The whole of `server.toml`."""
+
+    server: Server
+    listener: Annotated[list[ListenerTable], msgspec.Meta(min_length=1)]
+    application: ApplicationTable | None = None

@@ -1,0 +1,233 @@
+"""How a request's coroutine runs: inline until it waits, or on the loop from the start."""
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+import uvloop
+
+from app.launcher.draining import Message, Receive, Send
+from app.launcher.scheduling import REQUEST, Inline, WaitsInlineError, inline, on_loop, requests_done
+
+variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
+
+
+class Watcher:
+    """Granian's, as far as it is used; it has to be told when its coroutine ends."""
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[None] | None = None
+
+    def taskref(self, task: asyncio.Task[None]) -> None:
+        self.task = task
+
+
+@pytest.fixture
+def loop() -> Iterator[uvloop.Loop]:
+    with closing(uvloop.Loop()) as made:
+        yield made
+
+
+def brought(schedule: Callable[[Any], None]) -> tuple[Watcher, threading.Thread]:
+    """Bring a request in a thread of its own, and wait until that is done with it."""
+    watcher = Watcher()
+    thread = threading.Thread(target=schedule, args=(watcher,))
+    thread.start()
+    thread.join()
+    return watcher, thread
+
+
+def of(step: Callable[[], Coroutine[Any, None, None]]) -> Callable[[Any], Coroutine[Any, None, None]]:
+    return lambda _: step()
+
+
+def test_inline_a_coroutine_runs_at_once_in_the_thread_that_brings_it(loop: uvloop.Loop) -> None:
+    done: list[threading.Thread] = []
+
+    async def step() -> None:
+        done.append(threading.current_thread())
+
+    watcher, thread = brought(inline(loop, contextvars.copy_context(), of(step)))
+    assert done == [thread]
+    assert watcher.task is None
+
+
+def test_inline_a_bare_suspension_moves_it_to_the_loop_where_it_may_wait(loop: uvloop.Loop) -> None:
+    done: list[threading.Thread] = []
+
+    async def step() -> None:
+        token = variable.set("mine")
+        done.append(threading.current_thread())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0.001)
+        done.append(threading.current_thread())
+        assert variable.get() == "mine"
+        variable.reset(token)  # fails in another context
+
+    watcher, thread = brought(inline(loop, contextvars.copy_context(), of(step)))
+    assert done == [thread]
+    loop.run_until_complete(asyncio.sleep(0))  # the task is made
+    assert watcher.task is not None
+    assert watcher.task.get_name() == REQUEST
+    loop.run_until_complete(watcher.task)
+    assert done == [thread, threading.current_thread()]
+
+
+def test_inline_two_requests_do_not_share_context_variables(loop: uvloop.Loop) -> None:
+    found: list[str] = []
+
+    async def step() -> None:
+        found.append(variable.get("unset"))
+        variable.set("mine")
+
+    schedule = inline(loop, contextvars.copy_context(), of(step))
+    schedule(Watcher())
+    schedule(Watcher())
+    assert found == ["unset", "unset"]
+
+
+def test_inline_an_exception_after_the_move_reaches_the_coroutine(loop: uvloop.Loop) -> None:
+    caught: list[type[BaseException]] = []
+
+    async def step() -> None:
+        await asyncio.sleep(0)
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError as error:
+            caught.append(type(error))
+
+    watcher, _ = brought(inline(loop, contextvars.copy_context(), of(step)))
+    loop.run_until_complete(asyncio.sleep(0.01))
+    assert watcher.task is not None
+    watcher.task.cancel()
+    loop.run_until_complete(watcher.task)
+    assert caught == [asyncio.CancelledError]
+
+
+class Foreign:
+    """Something to wait for that is neither Granian's nor a bare suspension."""
+
+    def __await__(self) -> Generator[object, None, None]:
+        yield self
+
+
+def test_inline_waiting_for_anything_else_raises_there(loop: uvloop.Loop) -> None:
+    raised: list[Exception] = []
+
+    async def step() -> None:
+        try:
+            await Foreign()
+        except RuntimeError as error:
+            raised.append(error)
+            raise
+
+    with pytest.raises(WaitsInlineError):  # Granian's coroutine around it catches all
+        inline(loop, contextvars.copy_context(), of(step))(Watcher())
+    assert [type(each) for each in raised] == [WaitsInlineError]
+
+
+def test_inline_a_coroutine_that_insists_on_waiting_is_closed(loop: uvloop.Loop) -> None:
+    ended: list[bool] = []
+
+    async def step() -> None:
+        try:
+            while True:
+                try:
+                    await Foreign()
+                except RuntimeError:
+                    continue
+        finally:
+            ended.append(True)
+
+    inline(loop, contextvars.copy_context(), of(step))(Watcher())
+    assert ended == [True]
+
+
+def test_on_the_loop_a_coroutine_runs_there_from_the_start(loop: uvloop.Loop) -> None:
+    done: list[threading.Thread] = []
+
+    async def step() -> None:
+        done.append(threading.current_thread())
+
+    watcher, _ = brought(on_loop(loop, contextvars.copy_context(), of(step)))
+    assert done == []
+    loop.run_until_complete(asyncio.sleep(0))
+    assert watcher.task is not None
+    loop.run_until_complete(watcher.task)
+    assert done == [threading.current_thread()]
+
+
+def test_requests_are_done_when_no_task_of_one_is_left(loop: uvloop.Loop) -> None:
+    done: list[str] = []
+    go_on = asyncio.Event()
+
+    async def step() -> None:
+        await go_on.wait()
+        done.append("request")
+
+    async def wait_for_requests() -> None:
+        others = asyncio.create_task(asyncio.Event().wait())  # the application's own, which never ends
+        waiting = asyncio.create_task(requests_done())
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        go_on.set()
+        await waiting
+        assert done == ["request"]
+        others.cancel()
+
+    on_loop(loop, contextvars.copy_context(), of(step))(Watcher())
+    loop.run_until_complete(wait_for_requests())
+
+
+def call_inline(application: Inline, path: str) -> BaseException | None:
+    """Call an application in a thread without a loop; return what it raises."""
+    raised: list[BaseException | None] = []
+
+    async def nothing(*_: object) -> Any:  # noqa: ANN401
+        return None
+
+    def call() -> None:
+        try:
+            application({"type": "http", "path": path}, nothing, nothing).send(None)
+        except StopIteration:
+            raised.append(None)
+        except BaseException as error:  # noqa: BLE001 - it is returned
+            raised.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+    return raised[0]
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")  # that of /task
+def test_each_place_that_waits_is_reported_once(capfd: pytest.CaptureFixture[str]) -> None:
+    async def application(scope: Message, _: Receive, __: Send) -> None:
+        if scope["path"] == "/sleep":
+            await asyncio.sleep(1)
+        if scope["path"] == "/event":
+            await asyncio.Event().wait()
+        if scope["path"] == "/task":
+            asyncio.create_task(asyncio.sleep(0))  # noqa: RUF006 - it fails
+
+    watched = Inline(application)
+    for path in ("/sleep", "/event", "/task", "/sleep", "/event", "/task", "/"):
+        assert call_inline(watched, path) is None  # so that Granian, without a response, sends 500
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith(f"{__file__}:") and 'set runs = "loop"' in line for line in lines)
+    assert len({line.partition(" ")[0] for line in lines}) == 3
+
+
+def test_other_errors_are_the_applications() -> None:
+    async def application(scope: Message, _: Receive, __: Send) -> None:
+        raise {"/runtime": RuntimeError, "/attribute": AttributeError, "/value": ValueError}[scope["path"]]("mine")
+
+    watched = Inline(application)
+    assert isinstance(call_inline(watched, "/runtime"), RuntimeError)
+    assert isinstance(call_inline(watched, "/attribute"), AttributeError)
+    assert isinstance(call_inline(watched, "/value"), ValueError)
