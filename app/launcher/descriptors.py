@@ -1,8 +1,9 @@
-"""Open files: how many a process may have, how many it needs, and a worker that has none left."""
+"""Open files and threads: how many a process may have, how many it needs, and a worker that has none left."""
 
 import errno
 import os
 import resource
+import threading
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from app.settings.errors import ConfigurationError
 STARVED = 12  # seconds without a free descriptor that no worker recovers from: handshakes are given up after 10
 WORKER_DESCRIPTORS = 48
 """Open files of a worker besides its connections; tests/launcher/test_descriptors.py counts them."""
+WORKER_THREADS = 6  # Granian's, Tokio's and ours
 LAUNCHER_DESCRIPTORS = 48
 """Open files of the launcher and of a server process besides their listening sockets."""
 
@@ -67,6 +69,20 @@ def _is_open(descriptor: int) -> bool:
     except OSError:  # it was that of the listing
         return False
     return True
+
+
+def try_threads(number: int) -> None:
+    """Raise RuntimeError if this process may not start so many threads now."""
+    end = threading.Event()
+    started: list[threading.Thread] = []
+    try:
+        for _ in range(number):
+            (each := threading.Thread(target=end.wait)).start()
+            started.append(each)
+    finally:
+        end.set()
+        for each in started:
+            each.join()
 
 
 def end_when_starved(listener: str) -> None:

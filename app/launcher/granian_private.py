@@ -10,13 +10,13 @@ These are all that the project uses; they are checked when this module is import
 - `._start_ipc()`: overridden, as its pipes serve the metrics alone.
 - `._watch_workers_rss()`: overridden, as it starts a thread at each look, which may fail.
 - `._ssp`, `._shd`, `._sso`: the three places in which a worker looks for its socket.
-- `.wrks` with `.birth`, `.interrupt_children`, `.respawned_wrks`, `.workers_rss`, `.rss_signal`, `.main_loop_interrupt`, `.workers_kill_timeout`, `.interrupt_signal`,
-  `.signal_handler_interrupt`: its state.
+- `.wrks` with `.birth`, `.interrupt_children`, `.respawned_wrks`, `.workers_rss`, `.rss_signal`,
+  `.main_loop_interrupt`, `.workers_kill_timeout`, `.interrupt_signal`, `.signal_handler_interrupt`: its state.
 - `granian.server.mp.WorkerProcess` with `.inner`, `.start`, `._watch`, `.terminate`: a worker as its server sees it.
-- `granian.server.mp._new_cbscheduler(loop, call, ...)`: replaced, so that app/launcher/scheduling.py says how a request's
-  coroutine runs. `granian._futures._CBSchedulerAIO` is what it would return: its `_schedule_fn` is called with the
-  watcher of a request, and `_ctx` is the context to run in. `call` makes the coroutine from the watcher, whose
-  `taskref` keeps a task. What Granian receives and sends is awaited as a type of the module `granian._granian`.
+- `granian.server.mp._new_cbscheduler(loop, call, ...)`: replaced, so that app/launcher/scheduling.py says how a coroutine
+  runs. It returns a `granian._futures._CBSchedulerAIO`, whose `_schedule_fn` is called with the watcher of a request, in
+  the context `_ctx`; `call(watcher)` makes the coroutine, `watcher.taskref` keeps its task. What Granian receives and
+  sends is awaited as a type of the module `granian._granian`.
 - A path whose `resolve()` returns itself reaches rustls as it is (`SealedFile`).
 
 tests/launcher/test_granian_contract.py tries each of them.
@@ -39,14 +39,13 @@ from granian.server import mp
 
 from app.launcher import scheduling
 from app.launcher.console import warn
-from app.launcher.descriptors import open_descriptors
+from app.launcher.descriptors import WORKER_THREADS, open_descriptors, try_threads
 from app.launcher.draining import DRAIN, STARTUP_FAILED
 from app.launcher.sockets import close
 
 FORK_PAUSE = 0.5  # seconds until a fork that failed is tried again
 GROWTH_INTERVAL = 2  # seconds between looks at the size of the workers
 STATE = "wrks interrupt_children respawned_wrks workers_rss rss_signal main_loop_interrupt workers_kill_timeout interrupt_signal _ssp _shd"
-THREADS = 6  # of a worker: Granian's, Tokio's and ours
 YOUNG, YOUNG_DEATHS = 1.5, 4  # seconds that a worker lives if it cannot even start; deaths of this kind in a row
 PATIENCE = 0.1  # seconds until it is seen that the server was told to drain
 
@@ -84,21 +83,6 @@ def schedule_by(how: Callable[[asyncio.AbstractEventLoop, Context, scheduling.Ca
     mp._new_cbscheduler = lambda loop, call, **_: Scheduler(loop, call, None, None, None)  # type: ignore[attr-defined]  # noqa: SLF001
 
 
-def _start_threads(number: int) -> None:
-    """Raise RuntimeError if this process may not start so many threads now."""
-    end = threading.Event()
-    threads = [threading.Thread(target=end.wait) for _ in range(number)]
-    started = []
-    try:
-        for each in threads:
-            each.start()
-            started.append(each)
-    finally:
-        end.set()
-        for each in started:
-            each.join()
-
-
 class Worker(mp.WorkerProcess):
     """A worker as its server process sees it."""
 
@@ -111,7 +95,7 @@ class Worker(mp.WorkerProcess):
         self._insist(self._watch)
 
     def _fork(self) -> None:
-        _start_threads(THREADS)  # it will need them: without, it would die at once, again and again
+        try_threads(WORKER_THREADS)  # it will need them: without, it would die at once, again and again
         before = open_descriptors()
         # A signal that comes before the worker's loop can take it stays pending.
         signal.pthread_sigmask(signal.SIG_BLOCK, {DRAIN})
@@ -226,14 +210,15 @@ class Server(Granian):  # type: ignore[misc, valid-type]  # either of two classe
         Granian takes a second death within 5.5 s for one, and ends: clients who make workers run out of memory could
         end the service. Here it takes one more than YOUNG_DEATHS of the same worker in a row, none of which lived for
         YOUNG seconds, with a pause before each replacement. If the application's startup fails in a worker that
-        replaces none, the server ends at once.
+        replaces none, the server ends at once; in one that does, it is tried again until it succeeds.
         """
-        if not delay and self._first_startup_failed(workers):
+        if self._first_startup_failed(workers):
             return
         now = time.monotonic()
         for idx in workers if not delay else ():
             young = now - self.wrks[idx].birth < YOUNG
-            self.young_deaths[idx] = self.young_deaths.get(idx, 0) + 1 if young else 0
+            most = YOUNG_DEATHS - (self.wrks[idx].inner.exitcode == STARTUP_FAILED)
+            self.young_deaths[idx] = min(most, self.young_deaths.get(idx, 0) + 1) if young else 0
             self._pause(min(2.0, 0.1 * 2 ** self.young_deaths[idx]) if young else 0.0)
         self.replaced.update(workers)
         super()._respawn_workers(workers, *args, delay=delay)
@@ -242,11 +227,11 @@ class Server(Granian):  # type: ignore[misc, valid-type]  # either of two classe
                 del self.respawned_wrks[idx]
 
     def _first_startup_failed(self, workers: Sequence[int]) -> bool:
-        if not any(self.wrks[idx].inner.exitcode == STARTUP_FAILED for idx in set(workers) - self.replaced):
-            return False
-        self.interrupt_children.extend(workers)  # so that the exit status is 1
-        self.signal_handler_interrupt()
-        return True
+        failed = any(self.wrks[idx].inner.exitcode == STARTUP_FAILED for idx in set(workers) - self.replaced)
+        if failed:
+            self.interrupt_children.extend(workers)  # so that the exit status is 1
+            self.signal_handler_interrupt()
+        return failed
 
     def _pause(self, seconds: float) -> None:
         end = time.monotonic() + seconds

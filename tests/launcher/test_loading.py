@@ -1,0 +1,136 @@
+"""Importing applications: checked before anything listens, in this process or in one of its own."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.launcher import loading, signals
+from app.launcher.server_process import Child
+from app.settings.application import ApplicationSettings
+from app.settings.errors import ConfigurationError
+from tests.support.configuration import check, rejected
+from tests.support.processes import wait_until
+
+HERE = "tests.support.applications"
+
+
+def settings(target: str, *, factory: bool = False) -> ApplicationSettings:
+    return ApplicationSettings("APPLICATION", target, factory=factory, runs="loop", preload=False)
+
+
+@pytest.fixture
+def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory for modules of a test, which are forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each])
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    return tmp_path
+
+
+def test_an_application_is_imported_from_the_working_directory(modules: Path) -> None:
+    (modules / "mine.py").write_text("class Holder:\n    async def app(scope, receive, send): ...\nholder = Holder\n")
+    assert loading.load(settings("mine:holder.app")).__name__ == "app"
+    loading.check(settings("mine:Holder.app"), 30)
+
+
+def test_a_factory_makes_the_application(modules: Path) -> None:
+    (modules / "made.py").write_text("def create():\n    async def app(scope, receive, send): ...\n    return app\n")
+    assert loading.load(settings("made:create", factory=True)).__name__ == "app"
+    with pytest.raises(ConfigurationError, match="if it makes the application, set factory = true"):
+        loading.load(settings("made:create"))
+    with pytest.raises(ConfigurationError, match=r"takes no \(scope, receive, send\)"):
+        loading.load(settings("os:getcwd"))
+
+
+def test_the_check_leaves_this_process_as_it_was(modules: Path) -> None:
+    (modules / "mine.py").write_text("import os\nos.environ['LEFT'] = '1'\nasync def app(scope, receive, send): ...\n")
+    files = set(os.listdir("/proc/self/fd"))  # noqa: PTH208 - the listing itself has one
+    loading.check(settings("mine:app"), 30)
+    assert "mine" not in sys.modules
+    assert "LEFT" not in os.environ
+    assert set(os.listdir("/proc/self/fd")) == files  # noqa: PTH208
+
+
+MISSING = [
+    ("nowhere:app", "there is no module nowhere; start in the folder that holds it, or set PYTHONPATH"),
+    ("json.nowhere:app", "there is no module json.nowhere; start in the folder that holds it, or set PYTHONPATH"),
+    ("app.main:app", "there is no module app.main; the launcher's own package is named app, too: rename yours"),
+    (f"{HERE}:nothing", f"module {HERE} has no attribute nothing; name one that it has"),
+    (f"{HERE}:not_callable", "is str, which cannot be called; name an ASGI application"),
+]
+
+
+@pytest.mark.parametrize("preload", ["true", "false"])
+@pytest.mark.parametrize(("target", "reason"), MISSING)
+def test_what_is_missing_is_one_line(target: str, reason: str, preload: str) -> None:
+    line = rejected(APPLICATION=target, APPLICATION_PRELOAD=preload)
+    assert line.startswith(f"configuration: APPLICATION={target}")
+    assert line.endswith(f"{reason}\n")
+
+
+@pytest.mark.parametrize("preload", ["true", "false"])
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [
+        ("def f():\n    raise KeyError('x\\ny')\nf()\n", r"KeyError: 'x\ny'"),
+        ("import nothing_like_it\n", "ModuleNotFoundError: No module named 'nothing_like_it'"),
+        ("app =\n", "SyntaxError: invalid syntax (broken.py, line 1)"),
+        ("import sys\nsys.exit('no')\n", "SystemExit: no"),
+        ("import os\nos.nothing\n", "AttributeError: module 'os' has no attribute 'nothing'"),
+    ],
+)
+def test_an_import_that_fails_is_a_line_and_the_traceback_below(
+    modules: Path, source: str, error: str, preload: str
+) -> None:
+    (modules / "broken.py").write_text(source)
+    result = check(APPLICATION="broken:app", APPLICATION_PRELOAD=preload)
+    assert result.returncode == 2
+    first, *traceback = result.stderr.splitlines()
+    assert first == f"configuration: APPLICATION=broken:app cannot be imported ({error}); correct what raises it"
+    assert any("broken.py" in line for line in traceback)
+    assert not any("importlib" in line or "loading.py" in line for line in traceback)
+
+
+def test_a_process_that_ends_while_it_imports_is_reported(modules: Path) -> None:
+    (modules / "ending.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    with pytest.raises(ConfigurationError, match=r"ends the process that imports it \(-9\)"):
+        loading.check(settings("ending:app"), 30)
+
+
+def test_an_import_that_does_not_end_is_bounded(modules: Path) -> None:
+    (modules / "endless.py").write_text("import time\ntime.sleep(3600)\n")
+    with pytest.raises(ConfigurationError, match="not been imported within start_deadline=1 s"):
+        loading.check(settings("endless:app"), 1)
+
+
+def test_a_stop_ends_an_import(modules: Path) -> None:
+    (modules / "endless.py").write_text("import pathlib, time\npathlib.Path('begun').touch()\ntime.sleep(3600)\n")
+
+    def work() -> None:
+        signals.block()
+        try:
+            loading.check(settings("endless:app"), 3600)
+        except loading.Stopped:
+            os._exit(7)
+
+    child = Child(work)
+    try:
+        wait_until((modules / "begun").exists, "the import")
+        os.kill(child.pid, signal.SIGTERM)
+        wait_until(lambda: child.exitcode is not None, "the end")
+        assert child.exitcode == 7
+    finally:
+        child.kill()
+
+
+def test_the_dataset_of_the_bundled_application_is_no_other_ones() -> None:
+    nowhere = "/nowhere/dataset.json"
+    assert "DATASET" in rejected(DATASET_PATH=nowhere)
+    result = check(APPLICATION=f"{HERE}:app", DATASET_PATH=nowhere)
+    assert (result.returncode, result.stderr.count("dataset"), result.stdout.count("dataset")) == (0, 0, 0)
+    assert f"application {HERE}:app (loop)" in result.stdout
+    assert "dataset: 50 items" in check().stdout

@@ -1,0 +1,161 @@
+"""Applications of other people, as the launcher sees them: raw ASGI, and what goes wrong with one."""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from app.launcher.draining import Application, Message, Receive, Send
+
+NOTES = Path(os.environ.get("NOTES", os.devnull))
+"""Where an application notes what happens to it, a line each."""
+TEXT = (b"content-type", b"text/plain")
+
+
+def note(line: str) -> None:
+    """Note a line; processes share the file."""
+    with NOTES.open("a") as file:
+        file.write(f"{line}\n")
+
+
+def noted(line: str) -> bool:
+    """Return whether a line has been noted."""
+    return NOTES.is_file() and line in NOTES.read_text().splitlines()
+
+
+async def respond(send: Send, body: bytes, *headers: tuple[bytes, bytes], status: int = 200) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": [TEXT, *headers]})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _echo(_: Message, receive: Receive, send: Send) -> None:
+    body, more = bytearray(), True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    await respond(send, bytes(body))
+
+
+async def _hop(scope: Message, _: Receive, send: Send) -> None:
+    """Wait for a few milliseconds on the loop; respond with the query."""
+    await asyncio.sleep(0)
+    await asyncio.sleep(int(scope["query_string"][-1:] or b"0", 16) / 1000)
+    await respond(send, scope["query_string"])
+
+
+async def _stream(scope: Message, _: Receive, send: Send) -> None:
+    """Send as many numbers as the query says, one in 50 ms."""
+    await asyncio.sleep(0)
+    await send({"type": "http.response.start", "status": 200, "headers": [TEXT]})
+    for number in range(int(scope["query_string"])):
+        await send({"type": "http.response.body", "body": b"%d\n" % number, "more_body": True})
+        await asyncio.sleep(0.05)
+    await send({"type": "http.response.body"})
+
+
+async def _disconnect(_: Message, receive: Receive, send: Send) -> None:
+    """Note that the client went away before there was a response."""
+    note("asked")
+    await receive()
+    message = await receive()
+    note(message["type"])
+    await respond(send, b"")
+
+
+async def _background(_: Message, __: Receive, send: Send) -> None:
+    await asyncio.sleep(0)
+    await respond(send, b"later")
+    await asyncio.sleep(1)
+    note("done in the background")
+
+
+async def _raise(_: Message, __: Receive, ___: Send) -> None:
+    raise ValueError("a secret of the application's")
+
+
+async def _sleep(_: Message, __: Receive, send: Send) -> None:
+    await asyncio.sleep(0.01)
+    await respond(send, b"slept")
+
+
+async def _close(_: Message, __: Receive, send: Send) -> None:
+    await respond(send, b"bye", (b"Connection", b"close"))
+
+
+async def _state(scope: Message, _: Receive, send: Send) -> None:
+    await respond(send, scope["state"]["greeting"].encode())
+
+
+ROUTES: dict[str, Callable[[Message, Receive, Send], Awaitable[None]]] = {
+    "/echo": _echo,
+    "/hop": _hop,
+    "/stream": _stream,
+    "/disconnect": _disconnect,
+    "/background": _background,
+    "/raise": _raise,
+    "/sleep": _sleep,
+    "/close": _close,
+    "/state": _state,
+}
+
+
+async def _lifespan(scope: Message, receive: Receive, send: Send) -> None:
+    await receive()
+    note("startup")
+    scope["state"]["greeting"] = f"of {os.getpid()}"
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    note("shutdown")
+    await send({"type": "lifespan.shutdown.complete"})
+
+
+async def _chat(receive: Receive, send: Send) -> None:
+    await receive()
+    await send({"type": "websocket.accept"})
+    while (message := await receive())["type"] == "websocket.receive":
+        await send({"type": "websocket.send", "text": message["text"]})
+    note(f"{message['type']} {message['code']}")
+
+
+async def app(scope: Message, receive: Receive, send: Send) -> None:
+    """Do what the path says."""
+    if scope["type"] == "lifespan":
+        await _lifespan(scope, receive, send)
+    elif scope["type"] == "websocket":
+        await _chat(receive, send)
+    elif (route := ROUTES.get(scope["path"])) is not None:
+        await route(scope, receive, send)
+    else:
+        await respond(send, b"nothing here", status=404)
+
+
+async def without_lifespan(scope: Message, _: Receive, send: Send) -> None:
+    """Know requests alone, as many an application does."""
+    assert scope["type"] == "http"
+    await respond(send, b"ok")
+
+
+async def failing(scope: Message, receive: Receive, send: Send) -> None:
+    """Report that the startup has failed."""
+    assert scope["type"] == "lifespan"
+    await receive()
+    await send({"type": "lifespan.startup.failed", "message": "Traceback:\n  somewhere\nthere is no database"})
+
+
+async def failing_later(scope: Message, receive: Receive, send: Send) -> None:
+    """Report that the startup has failed, once a test has noted that it shall."""
+    if scope["type"] == "lifespan" and noted("fail"):
+        await failing(scope, receive, send)
+    await app(scope, receive, send)
+
+
+def create() -> Application:
+    """Make the application."""
+    note(f"made by {os.getpid()}")
+    return app
+
+
+not_callable = "an application"
