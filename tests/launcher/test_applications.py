@@ -82,7 +82,8 @@ def test_what_asgi_gives_an_application(
         response = client.get(f"{url}/raise")
         assert response.status_code == 500
         assert b"secret" not in response.content
-    assert service.errors.read_text().count("ValueError: a secret of the application's") == 2
+    error = "ValueError: a secret of the application's"
+    wait_until(lambda: service.errors.read_text().count(error) == 2, "the errors in the log")
     service.stop()
     assert noted().count("shutdown") == 6
 
