@@ -11,7 +11,7 @@ from app.launcher.console import warn
 from app.settings.config import Configuration
 from app.settings.errors import ConfigurationError
 
-STARVED = 12  # seconds without a free descriptor that no worker recovers from: handshakes are given up after 10
+STARVED = 3  # seconds without a free descriptor that no worker recovers from; a burst of clients is over before
 WORKER_DESCRIPTORS = 48
 """Open files of a worker besides its connections; tests/launcher/test_descriptors.py counts them."""
 WORKER_THREADS = 6  # Granian's, Tokio's and ours

@@ -71,7 +71,6 @@ class Lifecycle:
     def start(self) -> None:
         """Start the first server process. Raises ConfigurationError if the port was taken, or ListenerError."""
         self.group.listen(self.endpoint.sockets)
-        self.group.spread(self.endpoint.sockets)
         self.current = ServerProcess(self.endpoint)
         try:
             self._launch(self.current)

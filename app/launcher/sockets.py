@@ -5,12 +5,13 @@ import errno
 import socket
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 
 from app.settings.config import Listener
 from app.settings.errors import ConfigurationError, shown
 from app.settings.tables import Server
 
-SO_ATTACH_REUSEPORT_CBPF = 51  # asm-generic/socket.h
+SO_ATTACH_FILTER, SO_DETACH_FILTER, SO_ATTACH_REUSEPORT_CBPF = 26, 27, 51  # asm-generic/socket.h
 # Classic BPF (linux/filter.h): an instruction is an operation, two jumps (if true, if false), and an operand.
 LOAD_WORD, LOAD_HALF, JUMP_IF_EQUAL, MODULO, ADD, RETURN_VALUE, RETURN = 0x20, 0x28, 0x15, 0x94, 0x04, 0x16, 0x06
 NETWORK_HEADER, RANDOM = -0x100000, -0x1000 + 56  # SKF_NET_OFF; SKF_AD_OFF + SKF_AD_RANDOM
@@ -35,6 +36,7 @@ class ReuseportGroup:
         self.members: list[socket.socket] = []
         self.held: list[socket.socket] = []
         self.has_filters = True
+        self.shielded = False  # whether its sockets listen, and take no client before a process has proved itself
         self.family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
 
     def bind(self, number: int) -> list[socket.socket]:
@@ -58,10 +60,13 @@ class ReuseportGroup:
 
     def listen(self, sockets: Sequence[socket.socket]) -> None:
         """Make sockets members: connections wait in them until a worker accepts. Raises ConfigurationError."""
+        self.shielded = self.shielded or not self.members
         try:
             for each in sockets:
                 if not self.members:
                     self._prepare_for_filters(each)
+                if self.shielded:
+                    self._shield(each, 0)
                 each.listen(self.server.backlog)
                 # The first listens without it: of two launchers that have both bound the port, one fails here.
                 each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -102,11 +107,28 @@ class ReuseportGroup:
         """
         if self.has_filters:
             self._attach(self.members[0], *self._at_random(sockets))
+        if self.shielded:
+            for each in self.members:
+                with suppress(OSError):  # it has no filter
+                    each.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+            self.shielded = False
+
+    def _shield(self, each: socket.socket, port: int) -> None:
+        """Drop what comes to a listening socket, but from the source port `port`; others send it again after 1 s.
+
+        Clients that hold whatever a worker lets them could otherwise keep the first workers from ever being proved.
+        """
+        if self.has_filters:
+            with suppress(OSError):  # no such filters here: then it is as without them
+                program = (LOAD_HALF, 0, 0, 0), (JUMP_IF_EQUAL, 0, 1, port), (RETURN, 0, 0, -1), (RETURN, 0, 0, 0)
+                self._attach(each, *program, option=SO_ATTACH_FILTER)
 
     def spread_but_one(self, sockets: Sequence[socket.socket], client: socket.socket, special: socket.socket) -> None:
         """As `spread`, but the connection that `client`, a bound socket, is going to make gets to `special`."""
         host, port = client.getsockname()[:2]
         last = int.from_bytes(socket.inet_pton(self.family, host.partition("%")[0])[-4:])
+        if self.shielded:
+            self._shield(special, port)
         at_address, at_port = SOURCE[self.family]
         self._attach(
             self.members[0],
@@ -127,12 +149,10 @@ class ReuseportGroup:
         ]
 
     @staticmethod
-    def _attach(member: socket.socket, *program: Instruction) -> None:
+    def _attach(member: socket.socket, *program: Instruction, option: int = SO_ATTACH_REUSEPORT_CBPF) -> None:
         code = b"".join(struct.pack("HBBI", *instruction[:3], instruction[3] & 0xFFFFFFFF) for instruction in program)
         buffer = ctypes.create_string_buffer(code)
-        member.setsockopt(
-            socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, struct.pack("HP", len(program), ctypes.addressof(buffer))
-        )
+        member.setsockopt(socket.SOL_SOCKET, option, struct.pack("HP", len(program), ctypes.addressof(buffer)))
 
     def remove(self, sockets: Sequence[socket.socket]) -> None:
         """Close members that are the group's first or its last, so that no connection meets a closing one.

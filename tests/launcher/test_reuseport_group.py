@@ -68,7 +68,25 @@ def counts(group: ReuseportGroup, members: Sequence[socket.socket]) -> list[int]
 def listening(group: ReuseportGroup, number: int) -> list[socket.socket]:
     bound = group.bind(number)
     group.listen(bound)
+    group.spread(bound)
     return bound
+
+
+def test_before_the_first_spread_none_but_the_special_client_gets_in(group: ReuseportGroup) -> None:
+    members = group.bind(2)
+    group.listen(members)
+    with ExitStack() as stack:
+        client, other = (stack.enter_context(socket.socket(group.family)) for _ in range(2))
+        client.bind((group.server.host, 0))
+        for special in members[::-1]:
+            group.spread_but_one(members, client, special)
+        connect(group, stack, client)
+        other.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            other.connect((group.server.host, group.listener.port))
+        assert accepted(members[0], stack) == [client.getsockname()[1]]
+        group.spread(members)
+        assert sum(counts(group, members)) == MANY
 
 
 def test_spread_gives_each_of_them_some_and_no_other_any(group: ReuseportGroup) -> None:
