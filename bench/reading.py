@@ -1,17 +1,16 @@
-"""What the README says of the benchmark: the table of json-tls, its chart, and how to read both in three sentences."""
+"""What the README says of the benchmark: the table of json-tls, its chart, and how to read both in a few sentences."""
 
-import textwrap
 from collections.abc import Mapping
 
 from bench.measurements.base import Rate
+from bench.measurements.framework import Framework
 from bench.measurements.steady import Steady
 from bench.measurements.throughput import HEADLINE, Throughput
 from bench.results import Result
 from bench.subjects import SERVICE
-from bench.tables import section
+from bench.tables import paragraph, section
 
 CHART = f"![json-tls: rates by connections, {SERVICE} = 1](bench/results/json-tls.svg)"
-WIDTH = 120  # of a line in this project's Markdown
 
 
 def readme_section(result: Result) -> str:
@@ -27,8 +26,8 @@ def readme_section(result: Result) -> str:
     environment = result.environment
     measured = f"{environment.date}, {environment.cpu}, Python {environment.python.split()[0]}:"
     steady = next((each for each in result.measurements if isinstance(each, Steady)), None)
-    sentences = [_wins(headline), _losses(over_tls, result.subjects), _p99(headline, steady)]
-    reading = textwrap.fill(" ".join(each for each in sentences if each), WIDTH, break_on_hyphens=False)
+    gained = [each.reading() for each in result.measurements if isinstance(each, Framework)]
+    reading = paragraph([_wins(headline), _losses(over_tls, result.subjects), _p99(headline, steady), *gained])
     return f"{measured}\n\n{section(headline)}\n{CHART}\n\n{reading}\n"
 
 

@@ -47,9 +47,9 @@ Made by `python -m bench report` from `{source}`, which has every burst.
 
 Each subject has one worker, confined to one CPU; the load generator has the others. Subjects are fresh processes, whose
 bodies are compared with the oracle's before they are measured. Bursts go in turn, A B C then C B A, and all subjects
-but one are stopped meanwhile (SIGSTOP). Ratios are taken burst by burst against this service: the tables have their
-median and the span of their middle half. Do not compare the rates of different runs. A response that is not 200, a
-socket error or a subject that ended makes a measurement an error.
+but one are stopped meanwhile (SIGSTOP). Ratios are taken burst by burst against the first subject of a table, which is
+this service in all but one: the tables have their median and the span of their middle half. Do not compare the rates of
+different runs. A response that is not 200, a socket error or a subject that ended makes a measurement an error.
 
 ## Subjects
 

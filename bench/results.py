@@ -22,6 +22,7 @@ PACKAGES = (
     "httptools",
     "hypercorn",
     "fastpysgi",
+    "starlette",
     "zlib-ng",
     "brotli",
 )

@@ -58,17 +58,15 @@ def _launcher(application: str | None = None, runs: str = "inline") -> Command:
     return command
 
 
-def _uvicorn(place: Place) -> tuple[list[str], dict[str, str]]:
-    command = [sys.executable, "-m", "uvicorn", "app:app", "--port", str(place.port), "--loop", "uvloop"]
-    command += ["--http", "httptools", "--no-access-log", "--log-level", "warning", "--backlog", "16384"]
-    if place.tls:
-        command += ["--ssl-certfile", str(place.certificate), "--ssl-keyfile", str(place.key)]
-    return command, {}
+def _uvicorn(application: str = "app:app") -> Command:
+    def command(place: Place) -> tuple[list[str], dict[str, str]]:
+        command = [sys.executable, "-m", "uvicorn", application, "--port", str(place.port), "--loop", "uvloop"]
+        command += ["--http", "httptools", "--no-access-log", "--log-level", "warning", "--backlog", "16384"]
+        if place.tls:
+            command += ["--ssl-certfile", str(place.certificate), "--ssl-keyfile", str(place.key)]
+        return command, {}
 
-
-def _uvicorn_with_zlib(place: Place) -> tuple[list[str], dict[str, str]]:
-    command, _ = _uvicorn(place)
-    return [variant("gzip-zlib-1") if part == "app:app" else part for part in command], {}
+    return command
 
 
 def _hypercorn(place: Place) -> tuple[list[str], dict[str, str]]:
@@ -122,6 +120,7 @@ http {{
 
 
 HTTP1 = ("json", "json-tls")
+STARLETTE = "bench.starlette_app:app"
 
 
 @dataclass(frozen=True)
@@ -148,12 +147,25 @@ SUBJECTS = (
         (*HTTP1, "json-comp", "json-h2c", "compressors"),
     ),
     Subject("granian-ceiling", "the same Granian with bodies ready in memory", _launcher(variant("ceiling"))),
-    Subject("uvicorn", "uvicorn (uvloop, httptools), the same application", _uvicorn, (*HTTP1, "json-comp")),
-    Subject("uvicorn-zlib", "the same with zlib at level 1, as in its arena entry", _uvicorn_with_zlib, ("json-comp",)),
+    Subject("uvicorn", "uvicorn (uvloop, httptools), the same application", _uvicorn(), (*HTTP1, "json-comp")),
+    Subject(
+        "uvicorn-zlib",
+        "the same with zlib at level 1, as in its arena entry",
+        _uvicorn(variant("gzip-zlib-1")),
+        ("json-comp",),
+    ),
     Subject("hypercorn", "hypercorn (uvloop), the same application", _hypercorn, (*HTTP1, "json-h2c")),
     Subject("fastpysgi", "fastpysgi, the same application", _fastpysgi, (*HTTP1, "json-comp")),
     Subject("node", "node's http, JSON.stringify", _node, needs="node"),
     Subject("nginx-files", "nginx serving the same bodies as files: the limit", _nginx, needs="nginx"),
+    Subject(
+        "starlette-uvicorn",
+        "a Starlette application on uvicorn (uvloop, httptools)",
+        _uvicorn(STARLETTE),
+        ("framework",),
+    ),
+    Subject("starlette-loop", "it on this launcher, on the loop", _launcher(STARLETTE, "loop"), ("framework",)),
+    Subject("starlette-inline", "it on this launcher, inline", _launcher(STARLETTE, "inline"), ("framework",)),
     *(
         Subject(name, "this service with another compressor", _launcher(variant(name)), ("compressors",))
         for name in CANDIDATES

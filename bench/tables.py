@@ -1,8 +1,11 @@
 """Measurements as Markdown."""
 
+import textwrap
 from collections.abc import Sequence
 
 from bench.measurements.base import Aim, Measurement
+
+WIDTH = 120  # of a line in this project's Markdown
 
 
 def table(head: list[str], rows: Sequence[Sequence[str]]) -> str:
@@ -11,13 +14,19 @@ def table(head: list[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def paragraph(sentences: Sequence[str]) -> str:
+    """Write sentences as a paragraph; empty ones are left out."""
+    return textwrap.fill(" ".join(each for each in sentences if each), WIDTH, break_on_hyphens=False)
+
+
 def section(measurement: Measurement) -> str:
-    """Write a measurement as a heading and a table; a subject that failed has its error in place of figures."""
+    """Write a measurement as a heading, a table and its reading; a subject that failed has its error for figures."""
     title, head, rows = measurement.table()
     empty = [""] * (len(head) - 2)
     failed = [[name, f"error: {error}", *empty] for name, error in measurement.errors.items()]
     command = f"\n\n`{measurement.command}`" if measurement.command else ""
-    return f"### {title}{command}\n\n{table(head, [*rows, *failed])}\n"
+    reading = f"\n{paragraph([told])}\n" if (told := measurement.reading()) else ""
+    return f"### {title}{command}\n\n{table(head, [*rows, *failed])}\n{reading}"
 
 
 def text(measurements: Sequence[Measurement]) -> str:

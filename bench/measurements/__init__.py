@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from bench.measurements import (
     compressed,
+    framework,
     growth_by_count,
     growth_by_workers,
     h2c,
@@ -36,6 +37,7 @@ class File(Protocol):
 FILES: tuple[File, ...] = (
     in_process,
     throughput,
+    framework,
     handshake_burst,
     steady,
     compressed,

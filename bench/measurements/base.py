@@ -40,6 +40,10 @@ class Measurement(msgspec.Struct, tag_field="measurement", kw_only=True, omit_de
         """Return the figures, without the errors."""
         raise NotImplementedError
 
+    def reading(self) -> str:
+        """Return how to read the figures, in sentences, if the table does not say it."""
+        return ""
+
     def aims(self) -> list[Aim]:
         """Return what the project aims at in this measurement, as far as its subjects were measured."""
         return []
