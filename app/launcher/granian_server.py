@@ -20,6 +20,7 @@ from app.launcher import granian_private, loading, scheduling
 from app.launcher.console import warn
 from app.launcher.descriptors import end_when_starved
 from app.launcher.draining import CLOSE_NOTICE, DRAIN, Application, Draining
+from app.launcher.forwarded import Forwarded
 from app.launcher.server_process import Endpoint, die_with
 from app.launcher.sockets import close
 from app.settings.config import Listener
@@ -95,6 +96,8 @@ def serve(endpoint: Endpoint, settings: Server) -> None:
         if os.getpid() != parent:
             _become_worker(server, parent, endpoint)
             application = endpoint.application or _load_in_worker(listener)
+            if listener.trusted_proxies:
+                application = Forwarded(application, listener.trusted_proxies)
             draining.application = scheduling.Inline(application) if is_inline else application
         return draining
 
