@@ -52,6 +52,11 @@ class Listener:
     """Whose X-Forwarded-For and X-Forwarded-Proto are believed."""
 
 
+def needs_client_certificate(listener: Listener) -> bool:
+    """Return whether a listener refuses clients without a certificate."""
+    return isinstance(listener.tls, PairFiles) and listener.tls.client_authority is not None
+
+
 @dataclass(frozen=True)
 class Configuration:
     """All that the launcher needs to know."""
