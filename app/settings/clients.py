@@ -19,7 +19,7 @@ from app.settings.files import NamedFile
 from app.settings.pem import certificates
 
 LARGEST_NAMES = 2**16 - 2**10
-"""Bytes of all authorities' names, which each handshake sends (RFC 8446, section 4.2.4), with room for their lengths."""
+"""Bytes of all authorities' names, which each handshake sends in one extension (RFC 8446, section 4.2.4)."""
 MOST_LISTS = 8  # each is an open file of every worker
 LIST = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
 NUMBER, DELTA, PART, KEY = (
@@ -57,7 +57,7 @@ def authorities(file: NamedFile, pem: bytes) -> list[x509.Certificate]:
             )
         if each.issuer != each.subject and not _is_authority(extensions):
             raise ConfigurationError(f"{file} holds {name}, which is no authority's certificate; give its issuer's")
-    if sum(len(each.subject.public_bytes()) for each in found) > LARGEST_NAMES:
+    if sum(2 + len(each.subject.public_bytes()) for each in found) > LARGEST_NAMES:
         raise ConfigurationError(
             f"{file} holds {len(found)} authorities, whose names take more than {LARGEST_NAMES} bytes in a handshake;"
             f" give fewer"
