@@ -46,7 +46,7 @@ from app.launcher.sockets import close
 FORK_PAUSE = 0.5  # seconds until a fork that failed is tried again
 GROWTH_INTERVAL = 2  # seconds between looks at the size of the workers
 STATE = "wrks interrupt_children respawned_wrks workers_rss rss_signal main_loop_interrupt workers_kill_timeout interrupt_signal _ssp _shd"
-THREADS = 6  # of a worker: Granian's, Tokio's and ours
+THREADS = 7  # of a worker: Granian's, Tokio's and ours
 YOUNG, YOUNG_DEATHS = 1.5, 4  # seconds that a worker lives if it cannot even start; deaths of this kind in a row
 PATIENCE = 0.1  # seconds until it is seen that the server was told to drain
 
