@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import trustme
 
+from bench import oracle
 from tests.support.certificates import issue, leaf_of, served_leaf
 from tests.support.clients import client_of, configuration, refusal, response, revoking, write_authorities
 from tests.support.configuration import configured
@@ -72,10 +73,17 @@ def is_refused(service: Service, context: ssl.SSLContext) -> bool:
         return True
 
 
+@pytest.mark.parametrize("protocol", ["http/1.1", "auto"])
 def test_a_client_needs_a_certificate_of_the_authority(
-    launch: Launch, authority: trustme.CA, clients: trustme.CA, trust: ssl.SSLContext, folder: Path, tmp_path: Path
+    launch: Launch,
+    authority: trustme.CA,
+    clients: trustme.CA,
+    trust: ssl.SSLContext,
+    folder: Path,
+    tmp_path: Path,
+    protocol: str,
 ) -> None:
-    service = launch(configured(tmp_path, configuration())).ready()
+    service = launch(configured(tmp_path, configuration(more=f'protocol = "{protocol}"'))).ready()
     assert response(service.tls_port, client_of(clients, authority)[0]) == OK
     assert response(service.tls_port, client_of(clients.create_child_ca(), authority)[0]) == OK
     assert refusal(service.tls_port, trust) == "TLSV13_ALERT_CERTIFICATE_REQUIRED"
@@ -86,8 +94,10 @@ def test_a_client_needs_a_certificate_of_the_authority(
     leaf = clients.issue_cert("client")
     leaf.private_key_pem.write_to_path(str(tmp_path / "client.key"))
     leaf.cert_chain_pems[0].write_to_path(str(tmp_path / "client.crt"))
-    pasted = subprocess.run(["sh", "-c", f"{curl} -sS"], cwd=tmp_path, check=True, capture_output=True)
-    assert pasted.stdout.startswith(b'{"items"')
+    pasted = subprocess.run(
+        ["sh", "-c", f"{curl} -sS --write-out '%{{http_version}}'"], cwd=tmp_path, check=True, capture_output=True
+    )
+    assert pasted.stdout == oracle.body(5, 3) + (b"2" if protocol == "auto" else b"1.1")
     service.stop()
     assert service.errors.read_text() == ""
 
