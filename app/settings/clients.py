@@ -6,11 +6,10 @@ status of each certificate has to be known, so that each authority needs a list 
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from app.settings import rustls
@@ -73,38 +72,34 @@ def _is_authority(extensions: x509.Extensions) -> bool:
 
 
 def revocations(
-    file: NamedFile, pem: bytes, authority_file: NamedFile, trusted: Iterable[x509.Certificate]
+    file: NamedFile, pem: bytes, authority_file: NamedFile, trusted: Sequence[x509.Certificate]
 ) -> list[x509.CertificateRevocationList]:
     """Return the lists of a file, of which each authority in `trusted` has exactly one. Raises ConfigurationError."""
     found: dict[bytes, x509.CertificateRevocationList] = {}
-    keys: dict[bytes, list[CertificateIssuerPublicKeyTypes]] = {}
-    for each in trusted:
-        keys.setdefault(each.subject.public_bytes(), []).append(each.public_key())  # type: ignore[arg-type]
     for block in _blocks(file, pem):
         try:
             one = x509.load_pem_x509_crl(block)
             issuer, name = one.issuer.public_bytes(), shown(one.issuer.rfc4514_string())
             reason = _rejected(one)
-            signed = reason or any(_is_signed(one, key) for key in keys.get(issuer, ()))
         except (*rustls.UNREADABLE, TypeError) as error:
             raise ConfigurationError(
                 f"{file} holds a list that cannot be read ({shown(error)}); write it anew"
             ) from error
         if reason:
             raise ConfigurationError(f"{file} holds a list of {name} that {reason}")
-        if not signed:
+        if not any(_is_signed(one, each) for each in trusted):
             raise ConfigurationError(
                 f"{file} holds a list of {name} that no authority in {authority_file.path} has signed; add that"
                 f" authority, or remove the list"
             )
-        if issuer in found:
+        if issuer in found:  # rustls would look at the first alone
             raise ConfigurationError(f"{file} holds two lists of {name}; leave the newer one")
         found[issuer] = one
     for each in trusted:
-        if each.subject.public_bytes() not in found:
+        if not any(_is_signed(one, each) for one in found.values()):
             raise ConfigurationError(
-                f"{file} holds no list of {shown(each.subject.rfc4514_string())}, so that its clients would all be"
-                f" refused; add the list, or remove that authority from {authority_file.path}"
+                f"{file} holds no list of {shown(each.subject.rfc4514_string())} that its key has signed, so that its"
+                f" clients would all be refused; add the list, or remove that authority from {authority_file.path}"
             )
     return list(found.values())
 
@@ -151,8 +146,10 @@ def _has_version(tbs: bytes) -> bool:
     return tbs[2 + length] == 2  # INTEGER
 
 
-def _is_signed(one: x509.CertificateRevocationList, key: CertificateIssuerPublicKeyTypes) -> bool:
+def _is_signed(one: x509.CertificateRevocationList, authority: x509.Certificate) -> bool:
+    if one.issuer.public_bytes() != authority.subject.public_bytes():  # rustls compares bytes
+        return False
     try:
-        return one.is_signature_valid(key)
+        return one.is_signature_valid(authority.public_key())  # type: ignore[arg-type]
     except (UnsupportedAlgorithm, TypeError, ValueError):  # by a key of another type
         return False

@@ -9,13 +9,13 @@ import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.support.certificates import PrivateKey, issue, write_self_signed
 from tests.support.clients import configuration, revoking, write_authorities
 from tests.support.configuration import check, configured, rejected
 
 CLIENTS = trustme.CA(organization_name="clients")
-BEGIN_LIST = b"-----BEGIN X509 CRL-----"
 
 
 @pytest.fixture
@@ -154,6 +154,19 @@ def test_each_authority_has_a_list(folder: Path) -> None:
     assert "holds no list of " in line
     assert "O=others" in line
     assert f"or remove that authority from {folder}/clients.crt" in line
+
+
+def test_an_authority_with_a_new_key_of_the_same_name_needs_a_list_of_its_own(folder: Path) -> None:
+    """It cannot have one: rustls finds a list by its issuer's name."""
+    subject = x509.load_pem_x509_certificate(CLIENTS.cert_pem.bytes()).subject
+    key = ec.generate_private_key(ec.SECP256R1())
+    now = dt.datetime.now(dt.UTC)
+    builder = x509.CertificateBuilder(subject, subject, key.public_key(), 1, now, now + dt.timedelta(days=1))
+    renewed = builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
+    (folder / "clients.crt").write_bytes(CLIENTS.cert_pem.bytes() + renewed)
+    assert "that its key has signed, so that its clients would all be refused" in of_revocations(
+        folder, revoking(CLIENTS)
+    )
 
 
 def test_known_extensions_are_accepted(folder: Path, tmp_path: Path) -> None:
