@@ -8,7 +8,7 @@ import stat
 from contextlib import suppress
 
 from app.settings.certificate import Pair
-from app.settings.config import Configuration, Listener, reachable
+from app.settings.config import Configuration, Listener, PairFiles, needs_client_certificate, reachable
 from app.settings.errors import shown
 
 PIPE_BUF = 4096  # bytes that a pipe takes at once if poll(2) says that it is writable (pipe(7))
@@ -121,8 +121,18 @@ def describe(configuration: Configuration, listener: Listener, pair: Pair | None
     return (
         f"{line} {protocols}, {workers}; certificate for"
         f" {shown(', '.join(pair.names))} ({pair.origin}); SHA-256 {pair.fingerprint};"
-        f" expires {pair.leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC; records encrypted in user space"
+        f" expires {pair.leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC;{_clients(listener)} records encrypted in user"
+        f" space"
     )
+
+
+def _clients(listener: Listener) -> str:
+    """Return what clients need, to be put into a line."""
+    files = listener.tls
+    if not isinstance(files, PairFiles) or files.client_authority is None:
+        return ""
+    revocations = f", revoked by {files.client_revocations.path}" if files.client_revocations else ""
+    return f" clients need a certificate ({files.client_authority.path}{revocations});"
 
 
 def curl(configuration: Configuration, listener: Listener, pair: Pair | None, target: str) -> str:
@@ -134,6 +144,8 @@ def curl(configuration: Configuration, listener: Listener, pair: Pair | None, ta
     if not pair.names:
         return "(the certificate has no names: no client can verify it)"
     authority = shlex.quote(str(pair.authority))
+    if needs_client_certificate(listener):
+        authority += " --cert client.crt --key client.key"
     if host in pair.names:
         return f"curl --cacert {authority} 'https://{address(host, listener.port)}{target}'"
     name = pair.names[0].replace("*", "www")

@@ -14,7 +14,7 @@ from app.settings.errors import ConfigurationError
 STARVED = 3  # seconds without a free descriptor that no worker recovers from; a burst of clients is over before
 WORKER_DESCRIPTORS = 48
 """Open files of a worker besides its connections; tests/launcher/test_descriptors.py counts them."""
-WORKER_THREADS = 6  # Granian's, Tokio's and ours
+WORKER_THREADS = 7  # Granian's, Tokio's and ours
 LAUNCHER_DESCRIPTORS = 48
 """Open files of the launcher and of a server process besides their listening sockets."""
 

@@ -20,7 +20,9 @@ from app.launcher import granian_private, loading, scheduling
 from app.launcher.console import warn
 from app.launcher.descriptors import end_when_starved
 from app.launcher.draining import CLOSE_NOTICE, DRAIN, Application, Draining
+from app.launcher.forwarded import Forwarded
 from app.launcher.server_process import Endpoint, die_with
+from app.launcher.silence import Silence
 from app.launcher.sockets import close
 from app.settings.config import Listener
 from app.settings.errors import ConfigurationError
@@ -30,6 +32,7 @@ from app.settings.tables import Server
 HEAD_SIZE = 2**17  # bytes of a request's head: room for hyper's longest target, a third of what Granian would take
 HEADERS_SIZE = 2**16  # bytes of a request's headers over HTTP/2; Granian's default is 16 MiB
 OVERLAP = 0.5  # seconds in which a worker that has grown too large and its replacement both accept
+PING_TIMEOUT = 20  # seconds that a client of HTTP/2 has to acknowledge a ping; Granian's default
 STREAMS = 100  # at once on a connection: the least that RFC 9113, section 6.5.2, recommends
 PROTOCOLS = {"http/1.1": HTTPModes.http1, "h2c": HTTPModes.http2, "auto": HTTPModes.auto}
 STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
@@ -86,8 +89,7 @@ def serve(endpoint: Endpoint, settings: Server) -> None:
     signal.signal(CLOSE_NOTICE, lambda *_: draining.send_close_notice())  # workers inherit this
     multiprocessing.set_start_method("fork", force=True)  # workers share what is loaded
     loops.register("auto")(_loop_builder(draining.close_web_sockets))  # Granian's README, "Event loop initialization"
-    is_inline = listener.application.runs == "inline"
-    granian_private.schedule_by(scheduling.inline if is_inline else scheduling.on_loop)
+    granian_private.schedule_by(scheduling.inline if listener.application.runs == "inline" else scheduling.on_loop)
     server = _build(endpoint, settings)
     parent = os.getpid()
 
@@ -95,7 +97,7 @@ def serve(endpoint: Endpoint, settings: Server) -> None:
         if os.getpid() != parent:
             _become_worker(server, parent, endpoint)
             application = endpoint.application or _load_in_worker(listener)
-            draining.application = scheduling.Inline(application) if is_inline else application
+            draining.application = _wrapped(application, listener, settings)
         return draining
 
     def take_orders_from_the_launcher_alone() -> None:
@@ -109,6 +111,18 @@ def serve(endpoint: Endpoint, settings: Server) -> None:
 
     server.on_startup(take_orders_from_the_launcher_alone)
     server.serve(target_loader=load_application, wrap_loader=False)
+
+
+def _wrapped(application: Application, listener: Listener, settings: Server) -> Application:
+    """Return a worker's application with what its listener's settings ask for around it."""
+    if listener.trusted_proxies:
+        application = Forwarded(application, listener.trusted_proxies)
+    if listener.application.runs == "inline":
+        application = scheduling.Inline(application)
+    if listener.protocol == "auto":
+        application = silence = Silence(application, listener.port, settings.header_read_timeout + PING_TIMEOUT)
+        threading.Thread(target=silence.close_for_ever, daemon=True).start()
+    return application
 
 
 async def _not_loaded(*_: object) -> None:
@@ -146,11 +160,15 @@ def _build(endpoint: Endpoint, settings: Server) -> granian_private.Server:
             max_headers_size=HEADERS_SIZE,
             max_concurrent_streams=STREAMS,
             keep_alive_interval=settings.header_read_timeout * 1000,
+            keep_alive_timeout=PING_TIMEOUT,
         ),
         log_level=LogLevels.warning,
         log_dictconfig=LOG_CONFIG,
         ssl_cert=SealedFile.of(pair.chain_pem) if pair else None,
         ssl_key=SealedFile.of(pair.key_pem) if pair else None,
+        ssl_ca=SealedFile.of(pair.client_authority_pem) if pair and pair.client_authority_pem else None,
+        ssl_crl=[SealedFile.of(each) for each in pair.client_revocations_pem] if pair else [],
+        ssl_client_verify=pair is not None and pair.client_authority_pem is not None,
         respawn_failed_workers=True,
         respawn_interval=OVERLAP,
         workers_kill_timeout=settings.stop_deadline,

@@ -1,9 +1,9 @@
-"""Whether a listener's pair has been replaced on disk."""
+"""Whether a listener's pair, or which clients it is served to, has been replaced on disk."""
 
 from collections.abc import Callable
 
 from app.settings import certificate
-from app.settings.certificate import Pair
+from app.settings.certificate import Content, Pair
 from app.settings.config import PairFiles
 from app.settings.errors import ConfigurationError
 
@@ -26,7 +26,7 @@ class PairWatch:
         self._since = 0.0
         self._changing_since: float | None = None
         self._reported: str | None = None
-        self._failed: tuple[bytes, bytes] | None = None  # what the files held when a server process failed with it
+        self._failed: Content | None = None  # what the files held when a server process failed with it
         self._failures = 0
         self._not_before = 0.0
 
@@ -42,7 +42,7 @@ class PairWatch:
         if self.next_look is None or now < self.next_look:
             return None
         self.next_look = now + self.interval if self.interval else None
-        content: tuple[bytes, bytes] | str
+        content: Content | str
         try:
             content = certificate.read(self.files)
         except ConfigurationError as error:
@@ -76,10 +76,14 @@ class PairWatch:
         if self._changing_since is None:
             self._changing_since = now
         elif now - self._changing_since > RESTLESS:
-            self._report(f"{self.files.certificate} and {self.files.key} keep changing; write them once")
+            self._report(f"{self._names()} keep changing; write them once")
         self.next_look = self._since + STEADY
 
-    def _check(self, content: tuple[bytes, bytes] | str) -> Pair | None:
+    def _names(self) -> str:
+        of_clients = [each for each in (self.files.client_authority, self.files.client_revocations) if each]
+        return " and ".join(map(str, (self.files.certificate, self.files.key, *of_clients)))
+
+    def _check(self, content: Content | str) -> Pair | None:
         if isinstance(content, str):
             self._report(content)
             return None
@@ -88,7 +92,7 @@ class PairWatch:
         except ConfigurationError as error:
             self._report(str(error))
             return None
-        if (pair.chain_pem, pair.key_pem) == (self.pair.chain_pem, self.pair.key_pem):
+        if pair.served == self.pair.served:
             self.pair = pair  # written otherwise, but the same
             return None
         if pair.expired:

@@ -19,6 +19,7 @@ HTTP2_HEADERS = b"\x82\x86\x84\x41\x09localhost"
 HTTP2_REQUEST = (
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0%c\x01\x05\0\0\0\x01" % len(HTTP2_HEADERS) + HTTP2_HEADERS
 )
+CERTIFICATE_REQUIRED = "TLSV13_ALERT_CERTIFICATE_REQUIRED"
 
 
 def responds(
@@ -31,6 +32,7 @@ def responds(
 ) -> bool:
     """Return whether a listener sends a response, with the certificate `leaf` (DER) if one is given.
 
+    One that needs certificates of its clients responds with its alert for a client that has none.
     Each step may take `timeout` seconds. `before_connect` gets the client's socket, bound to the address that it
     connects from.
     """
@@ -48,8 +50,9 @@ def responds(
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE  # it is our own; if it matters, the leaf itself is compared
+            responds_over_tls = _wants_a_certificate if config.needs_client_certificate(listener) else _responds
             with context.wrap_socket(plain) as encrypted:
-                return leaf in (None, encrypted.getpeercert(binary_form=True)) and _responds(encrypted)
+                return leaf in (None, encrypted.getpeercert(binary_form=True)) and responds_over_tls(encrypted)
     except OSError:  # refused, reset, timed out, or no TLS: no response
         return False
 
@@ -57,6 +60,19 @@ def responds(
 def _responds(connection: socket.socket) -> bool:
     connection.sendall(REQUEST)
     return connection.recv(9).startswith(b"HTTP/1.1")
+
+
+def _wants_a_certificate(connection: ssl.SSLSocket) -> bool:
+    """Return whether a client without a certificate is refused for just that reason.
+
+    In TLS 1.3 the client's handshake ends before the server has looked at what it sent (RFC 8446, section 4.4.2.4). A
+    request would cross the alert, and might reset the connection before the alert is read.
+    """
+    try:
+        connection.recv(1)
+    except ssl.SSLError as error:
+        return error.reason == CERTIFICATE_REQUIRED
+    return False
 
 
 def _responds_over_http2(connection: socket.socket) -> bool:

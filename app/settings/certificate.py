@@ -1,12 +1,10 @@
 """A pair, certificate chain and private key: one value, checked before anything serves it."""
 
 import datetime as dt
-import re
 import ssl
-import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +18,23 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
-from cryptography.utils import CryptographyDeprecationWarning
 
-from app.settings import rustls
+from app.settings import clients, rustls
 from app.settings.config import PairFiles
 from app.settings.errors import ConfigurationError, shown
-from app.settings.files import MIB
+from app.settings.files import MIB, NamedFile
+from app.settings.pem import certificates
 from app.settings.sealed_file import SealedFile
 
 REMEDY = "mount both files readable, or unset TLS_CERT and TLS_KEY and remove the default pair"
+CLIENTS_REMEDY = "mount it readable, or remove client_authority and client_revocations"
+Content = tuple[bytes, bytes, bytes | None, bytes | None]
+"""What the files of a pair held: certificate, key, and, if they are set, clients' authority and revocations."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A certificate chain and its private key, as PEM that rustls accepts."""
+    """A certificate chain and its private key, as PEM that rustls accepts, and which clients it is served to."""
 
     origin: str
     leaf: x509.Certificate
@@ -41,13 +42,22 @@ class Pair:
     key_pem: bytes
     authority: Path
     """What a client may trust to verify the leaf (`curl --cacert`)."""
-    content: tuple[bytes, bytes] | None = None
-    """What the two files held, byte for byte; None if there were none."""
+    client_authority_pem: bytes | None = None
+    """Whose certificates clients need; None if they need none."""
+    client_revocations_pem: tuple[bytes, ...] = ()
+    """A revocation list of each authority; none at all if nothing is looked up."""
+    content: Content | None = None
+    """What the files held, byte for byte; None if there were none."""
 
     @property
     def names(self) -> list[str]:
         """The leaf's names, as `rustls.names_of` returns them."""
         return rustls.names_of(self.leaf)
+
+    @property
+    def served(self) -> tuple[object, ...]:
+        """All that a worker is given: the same for two pairs that are written otherwise, but serve alike."""
+        return self.chain_pem, self.key_pem, self.client_authority_pem, self.client_revocations_pem
 
     @property
     def fingerprint(self) -> str:
@@ -61,9 +71,18 @@ class Pair:
         return not self.leaf.not_valid_before_utc <= now <= self.leaf.not_valid_after_utc
 
 
-def read(files: PairFiles) -> tuple[bytes, bytes]:
-    """Return what the two files hold now, unchecked. Raises ConfigurationError if one cannot be read."""
-    return files.certificate.read(MIB, REMEDY), files.key.read(MIB, REMEDY)
+def read(files: PairFiles) -> Content:
+    """Return what the files hold now, unchecked. Raises ConfigurationError if one cannot be read."""
+
+    def of_clients(file: NamedFile | None) -> bytes | None:
+        return None if file is None else file.read(MIB, CLIENTS_REMEDY)
+
+    return (
+        files.certificate.read(MIB, REMEDY),
+        files.key.read(MIB, REMEDY),
+        of_clients(files.client_authority),
+        of_clients(files.client_revocations),
+    )
 
 
 def load(files: PairFiles) -> Pair:
@@ -71,14 +90,16 @@ def load(files: PairFiles) -> Pair:
     return check(files, read(files))
 
 
-def check(files: PairFiles, content: tuple[bytes, bytes]) -> Pair:
-    """Return the pair that the two files held.
+def check(files: PairFiles, content: Content) -> Pair:
+    """Return the pair that the files held.
 
     Raises ConfigurationError: a file that is not PEM, an encrypted key, a key that rustls does not accept, a key that
-    is not the certificate's.
+    is not the certificate's; clients' authorities or revocations that rustls does not accept, or that do not match.
     """
-    certificate_pem, key_pem = content
-    chain = _chain(files, certificate_pem)
+    certificate_pem, key_pem, authority_pem, revocations_pem = content
+    chain = certificates(
+        files.certificate, certificate_pem, "is not a PEM certificate chain; give the leaf, then its issuers"
+    )
     leaf = chain[0]
     private = _private_key(files, key_pem)
     if not rustls.accepts(private) or leaf.public_key_algorithm_oid == x509.oid.PublicKeyAlgorithmOID.RSASSA_PSS:
@@ -108,22 +129,23 @@ def check(files: PairFiles, content: tuple[bytes, bytes]) -> Pair:
         content=content,
     )
     _check_with_openssl(pair, files)
-    return pair
+    return _with_clients(pair, files, authority_pem, revocations_pem)
 
 
-def _chain(files: PairFiles, pem: bytes) -> list[x509.Certificate]:
-    """Parse a chain. A certificate that is cut short is no part of it for the parser, but an error here."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", CryptographyDeprecationWarning)  # of serial numbers that are served anyhow
-            chain = x509.load_pem_x509_certificates(pem)
-    except (ValueError, x509.InvalidVersion) as error:
-        raise ConfigurationError(
-            f"{files.certificate} is not a PEM certificate chain; give the leaf, then its issuers"
-        ) from error
-    if len(chain) != len(re.findall(rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----", pem)):
-        raise ConfigurationError(f"{files.certificate} has a certificate that is cut short; write all of it")
-    return chain
+def _with_clients(pair: Pair, files: PairFiles, authority_pem: bytes | None, revocations_pem: bytes | None) -> Pair:
+    if files.client_authority is None or authority_pem is None:
+        return pair
+    authorities = clients.authorities(files.client_authority, authority_pem)
+    revocations: list[x509.CertificateRevocationList] = []
+    if files.client_revocations is not None and revocations_pem is not None:
+        revocations = clients.revocations(
+            files.client_revocations, revocations_pem, files.client_authority, authorities
+        )
+    return replace(
+        pair,
+        client_authority_pem=b"".join(each.public_bytes(Encoding.PEM) for each in authorities),
+        client_revocations_pem=tuple(each.public_bytes(Encoding.PEM) for each in revocations),
+    )
 
 
 def _private_key(files: PairFiles, key_pem: bytes) -> Any:  # noqa: ANN401 - cryptography's key types have no common base

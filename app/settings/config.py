@@ -52,6 +52,11 @@ class Listener:
     """Whose X-Forwarded-For and X-Forwarded-Proto are believed."""
 
 
+def needs_client_certificate(listener: Listener) -> bool:
+    """Return whether a listener refuses clients without a certificate."""
+    return isinstance(listener.tls, PairFiles) and listener.tls.client_authority is not None
+
+
 @dataclass(frozen=True)
 class Configuration:
     """All that the launcher needs to know."""
@@ -181,11 +186,15 @@ def _listener(
 
 def _network(prefix: str, text: str) -> Network:
     try:
-        return ipaddress.ip_network(text)
+        network = ipaddress.ip_network(text)
     except ValueError as error:
         raise ConfigurationError(
             f"{prefix} trusted_proxies={shown(repr(text))} is no network ({shown(error)}); write it like 10.0.0.0/8"
         ) from error
+    mapped = network.network_address.ipv4_mapped if isinstance(network, ipaddress.IPv6Network) else None
+    if mapped is not None and network.prefixlen >= 96:  # peers are compared as the IPv4 addresses that they are
+        return ipaddress.ip_network((mapped, network.prefixlen - 96))
+    return network
 
 
 def _tls(prefix: str, table: TlsTable, folder: Path, environment: Mapping[str, str]) -> SelfSigned | PairFiles:

@@ -1,11 +1,13 @@
-"""What rustls accepts of a pair: it is the server's, and it ends a worker with a panic when it starts."""
+"""What rustls accepts of a pair and of clients' authorities: it ends a worker with a panic when it starts."""
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 KEYS = "RSA of 2048, 3072 or 4096 bits, ECDSA on P-256 or P-384, or Ed25519"
+AUTHORITY_KEYS = "RSA of 2048 to 8192 bits, ECDSA on P-256 or P-384, or Ed25519"
 CRITICAL = {"2.5.29.15", "2.5.29.17", "2.5.29.19", "2.5.29.30", "2.5.29.31", "2.5.29.37"}
 """Extensions that rustls-webpki knows, by number: a certificate in which another is critical is rejected."""
 LARGEST_LEAF, LARGEST_CHAIN = 2**16 - 1, 2**16  # bytes of DER: webpki's limit, and what a client's OpenSSL accepts
@@ -42,6 +44,22 @@ def accepts(key: object) -> bool:
             return isinstance(key.curve, ec.SECP256R1 | ec.SECP384R1)
         case _:
             return isinstance(key, ed25519.Ed25519PrivateKey)
+
+
+def verifies_with(key: object) -> bool:
+    """Return whether rustls' ring provider can verify what was signed with the private key of `key`."""
+    match key:
+        case rsa.RSAPublicKey():
+            return 2048 <= key.key_size <= 8192
+        case ec.EllipticCurvePublicKey():
+            return isinstance(key.curve, ec.SECP256R1 | ec.SECP384R1)
+        case _:
+            return isinstance(key, ed25519.Ed25519PublicKey)
+
+
+def verifies_hash(algorithm: hashes.HashAlgorithm | None) -> bool:
+    """Return whether rustls' ring provider verifies signatures of that digest; None is Ed25519's own."""
+    return algorithm is None or isinstance(algorithm, hashes.SHA256 | hashes.SHA384 | hashes.SHA512)
 
 
 def rejected(chain: list[x509.Certificate]) -> str | None:

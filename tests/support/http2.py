@@ -15,12 +15,15 @@ from hyperframe.frame import (
     WindowUpdateFrame,
 )
 
+SETTINGS = ("MAX_CONCURRENT_STREAMS", "MAX_HEADER_LIST_SIZE")
+
 
 class Client:
     """A client that sends any frame, whether or not a client may."""
 
-    def __init__(self, port: int, window: int = 2**31 - 1) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+    def __init__(self, to: int | socket.socket, window: int = 2**31 - 1) -> None:
+        """Connect to a port, or take a connection, which may be of TLS."""
+        self.socket = socket.create_connection(("127.0.0.1", to), timeout=10) if isinstance(to, int) else to
         self.encoder, self.decoder = hpack.Encoder(), hpack.Decoder()
         self.received = b""
         self.next = 1
@@ -29,6 +32,8 @@ class Client:
         self.whole: set[int] = set()
         self.reset: dict[int, int] = {}
         self.goaway: list[int] = []
+        self.last_stream = 2**31 - 1
+        self.settings: dict[str, int] = {}
         self.closed = False
         self.socket.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
         self.send(SettingsFrame(settings={SettingsFrame.INITIAL_WINDOW_SIZE: window}))
@@ -84,8 +89,11 @@ class Client:
                 self.bodies[stream] = self.bodies.get(stream, b"") + frame.data
             case RstStreamFrame():
                 self.reset[stream] = frame.error_code
+            case SettingsFrame() if "ACK" not in frame.flags:
+                self.settings = {name: frame.settings.get(getattr(SettingsFrame, name), -1) for name in SETTINGS}
             case GoAwayFrame():
                 self.goaway.append(frame.error_code)
+                self.last_stream = frame.last_stream_id
             case PingFrame() if "ACK" not in frame.flags:  # a server that drains waits for it
                 self.send(PingFrame(0, frame.opaque_data, flags=["ACK"]))
         if "END_STREAM" in frame.flags:

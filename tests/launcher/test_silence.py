@@ -1,0 +1,130 @@
+"""Connections that never bring a request, with protocol = "auto": closed; all others are not."""
+
+import asyncio
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.launcher.descriptors import open_descriptors
+from app.launcher.silence import SLICE, Silence
+from tests.support.certificates import handshake
+from tests.support.configuration import SERVER_TOML, configured
+from tests.support.http1 import read_to_end
+from tests.support.http2 import Client
+from tests.support.service import Launch
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+SILENT_FOR = 21 + 5 + 2  # seconds: of header_read_timeout = 1 and a ping, between two looks, and for a busy machine
+
+
+@pytest.fixture(params=["127.0.0.1", "::1"])
+def listening(request: pytest.FixtureRequest) -> Iterator[socket.socket]:
+    with socket.create_server(
+        (request.param, 0), family=socket.AF_INET6 if ":" in request.param else socket.AF_INET
+    ) as one:
+        yield one
+
+
+async def application(*_: object) -> None:
+    return
+
+
+def asked(silence: Silence, client: tuple[str, str]) -> None:
+    asyncio.run(silence({"type": "http", "client": client}, application, application))  # type: ignore[arg-type]
+
+
+def is_closed(client: socket.socket) -> bool:
+    client.settimeout(0)
+    try:
+        return client.recv(1) == b""
+    except BlockingIOError:
+        return False
+
+
+def test_only_silent_connections_to_the_port_are_closed(listening: socket.socket) -> None:
+    host, port, *_ = listening.getsockname()
+    silence = Silence(application, port, 0.2)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(socket.create_connection((host, port))) for _ in range(4)]
+        accepted = [stack.enter_context(listening.accept()[0]) for _ in clients]
+        silent, who_asked, who_sends, _ = clients
+        elsewhere = stack.enter_context(socket.create_server((host, 0), family=listening.family))
+        other = stack.enter_context(socket.create_connection(elsewhere.getsockname()[:2]))
+        accepted.append(stack.enter_context(elsewhere.accept()[0]))
+        asked(silence, (who_asked.getsockname()[0], str(who_asked.getsockname()[1])))
+        time.sleep(0.3)
+        who_sends.sendall(b"x")
+        before = open_descriptors()
+        silence.close()
+        assert open_descriptors() == before
+        assert [is_closed(each) for each in (silent, who_asked, who_sends, other)] == [True, False, False, False]
+        assert len(silence.heard) == 1
+        who_asked.close()
+        accepted[1].close()
+        silence.close()
+        assert silence.heard == set()
+
+
+def test_many_connections_delay_nobody(listening: socket.socket, many_files: None) -> None:
+    """While it looks, other threads get their turn."""
+    assert many_files is None
+    host, port, *_ = listening.getsockname()
+    silence = Silence(application, port, 60)
+    with ExitStack() as stack:
+        for _ in range(5 * SLICE):
+            stack.enter_context(socket.create_connection((host, port)))
+            stack.enter_context(listening.accept()[0])
+        thread = threading.Thread(target=silence.close)
+        thread.start()
+        turns = 0
+        while thread.is_alive():
+            time.sleep(0.001)
+            turns += 1
+        thread.join()
+    assert turns > 5
+
+
+def test_of_a_listener(
+    launch: Launch, pair: dict[str, str], trust: ssl.SSLContext, authority_context: ssl.SSLContext, tmp_path: Path
+) -> None:
+    """A response that takes longer, and a client of HTTP/2 that acknowledges pings, are not silent."""
+    text = SERVER_TOML.replace('port_variable = "TLS_PORT"', 'port_variable = "TLS_PORT"\nprotocol = "auto"')
+    text = text.replace("header_read_timeout = 30", "header_read_timeout = 1")
+    service = launch(configured(tmp_path, text), APPLICATION="tests.support.echo_scope:app", **pair).ready()
+    slow: list[int] = []
+
+    def wait_for_a_slow_response(*, http2: bool) -> None:
+        with httpx.Client(verify=trust, http2=http2, timeout=60, trust_env=False) as client:
+            slow.append(client.get(f"{service.tls_url}/slow/{SILENT_FOR + 1}").status_code)
+
+    threads = [threading.Thread(target=wait_for_a_slow_response, kwargs={"http2": http2}) for http2 in (True, False)]
+    for thread in threads:
+        thread.start()
+    of_http2 = authority_context
+    of_http2.set_alpn_protocols(["h2"])
+    with ExitStack() as stack:
+        idle = stack.enter_context(closing(Client(handshake(service, of_http2))))
+        silent = [stack.enter_context(handshake(service, context)) for context in (trust, of_http2, of_http2)]
+        silent[-1].sendall(PREFACE[:12])
+        end = time.monotonic() + SILENT_FOR
+        while time.monotonic() < end:
+            idle.receive()  # acknowledges a ping each second
+        assert not idle.closed
+        for each in silent:
+            each.settimeout(1)
+            assert read_to_end(each) == b""
+        stream = idle.request("/a")
+        idle.until_whole([stream])
+        assert idle.statuses[stream] == b"200"
+    for thread in threads:
+        thread.join()
+    assert slow == [200, 200]
+    service.stop()
+    assert service.errors.read_text() == ""

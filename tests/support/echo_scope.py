@@ -1,0 +1,24 @@
+"""An application that responds with what it was told of the client, and can take its time."""
+
+import asyncio
+import json
+from typing import Any
+
+
+async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:  # noqa: ANN401
+    """Respond with a part of the scope as JSON; a WebSocket gets it as its first message."""
+    if scope["type"] == "lifespan":
+        raise NotImplementedError
+    told = {name: scope[name] for name in ("client", "scheme", "http_version", "path")}
+    body = json.dumps(told).encode()
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.send", "text": body.decode()})
+        await send({"type": "websocket.close", "code": 1000})
+        return
+    if scope["path"].startswith("/slow/"):
+        await asyncio.sleep(float(scope["path"].removeprefix("/slow/")))
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
