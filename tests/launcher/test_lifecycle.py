@@ -81,13 +81,13 @@ def replace(one: Lifecycle, monkeypatch: pytest.MonkeyPatch) -> Told:
 
 
 @pytest.fixture
-def warned(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def warned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     lines: list[str] = []
     monkeypatch.setattr(lifecycle, "warn", lines.append)
     warn: Callable[[str], None] = lines.append
     original = PairWatch.__init__
     monkeypatch.setattr(PairWatch, "__init__", lambda self, *given: original(self, *given[:3], warn))
-    yield lines
+    return lines
 
 
 def test_a_replacement_whose_filter_cannot_be_attached_has_failed(
