@@ -1,4 +1,4 @@
-"""A child process of the launcher: forked, waited for, ended."""
+"""Child processes: those of the launcher, forked, waited for and ended, and those that others leave to it."""
 
 import ctypes
 import os
@@ -22,23 +22,40 @@ class Child:
         if self.pid == 0:
             _run(parent, work)
         self._code: int | None = None
+        _not_reaped[self.pid] = self
 
     @property
     def exitcode(self) -> int | None:
         """Its exit status, or minus the signal that ended it; None while it runs."""
-        return self._code if self._code is not None else self._wait(os.WNOHANG)
+        return self._code if self._code is not None else self.wait(os.WNOHANG)
 
     def kill(self) -> None:
         """End it at once, and wait until it has ended."""
         if self.exitcode is None:
             os.kill(self.pid, signal.SIGKILL)
-            self._wait(0)
+            self.wait(0)
 
-    def _wait(self, options: int) -> int | None:
+    def wait(self, options: int) -> int | None:
+        """Reap it if it has ended, as waitpid(2) does with `options`; return the same as `exitcode`."""
         pid, status = os.waitpid(self.pid, options)
         if pid:
             self._code = os.waitstatus_to_exitcode(status)
+            del _not_reaped[pid]
         return self._code
+
+
+_not_reaped: dict[int, Child] = {}
+
+
+def reap_others() -> None:
+    """Reap what has ended and is no `Child`: as PID 1 of a container this process gets every orphan."""
+    with suppress(ChildProcessError):  # there is no child at all
+        while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+            child = _not_reaped.get(ended.si_pid)
+            if child is None:
+                os.waitpid(ended.si_pid, os.WNOHANG)
+            else:
+                child.wait(os.WNOHANG)
 
 
 def _run(parent: int, work: Callable[[], None]) -> NoReturn:

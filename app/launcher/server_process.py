@@ -129,9 +129,10 @@ class ServerProcess:
         self._signal_all(CLOSE_NOTICE)
 
     def drain(self) -> None:
-        """Have it accept no more, finish what it has received, and end."""
+        """Have it accept no more, finish what it has received, and end, even if somebody has stopped it (SIGSTOP)."""
         if self._server is not None and self._server.exitcode is None:
             os.kill(self._server.pid, DRAIN)
+            self._signal_all(signal.SIGCONT)
 
     def kill(self) -> None:
         """End it and its workers at once, and give up what this process holds of it."""

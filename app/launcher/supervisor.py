@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from app.launcher import signals
+from app.launcher.child import reap_others
 from app.launcher.console import curl, describe, say, warn
 from app.launcher.lifecycle import Lifecycle
 from app.launcher.server_process import Endpoint, ListenerError, Serve, State
@@ -42,6 +43,7 @@ class Supervisor:
         while not self.stopping or self._has_lives():
             try:
                 self._take(signals.wait(self._seconds()))
+                reap_others()
                 self._advance()
             except ListenerError as failure:
                 warn(f"{failure}; stopping the others")

@@ -78,6 +78,7 @@ def failing(error: BaseException) -> Act:
 @pytest.fixture
 def supervise(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Supervisor]:
     monkeypatch.setattr(signals, "wait", lambda _: None)
+    monkeypatch.setattr(supervisor, "reap_others", nothing)
     monkeypatch.setattr(supervisor, "warn", lambda _: None)
 
     def make(*listeners: Told, waiting: tuple[Told, ...] = ()) -> Supervisor:
