@@ -146,7 +146,7 @@ class Worker(mp.WorkerProcess):
         end = None if timeout is None else time.monotonic() + timeout
         while self.is_alive() and (end is None or time.monotonic() < end):
             if self.parent.interrupt_signal and self not in self.parent.wrks:
-                self.parent.leaving.append(self)  # told to drain while it was being replaced: `_stop_workers` waits
+                self.parent.leaving.append(self)  # type: ignore[attr-defined]
                 return
             self.inner.join(PATIENCE if end is None else min(PATIENCE, max(0.0, end - time.monotonic())))
 
@@ -162,8 +162,8 @@ class Server(Granian):  # type: ignore[misc, valid-type]  # either of two classe
         super().__init__(*args, **kwargs)
         self.young_deaths: dict[int, int] = {}
         self.replaced: set[int] = set()
-        self.leaving: list[Worker] = []  # in neither place: replaced, and not joined yet
-        self.main_loop_interrupt = Interrupt()  # type: ignore[assignment]  # which `drain` sets
+        self.leaving: list[Worker] = []  # being replaced when told to drain; `_stop_workers` joins them
+        self.main_loop_interrupt = Interrupt()  # which `drain` sets
         for name in STATE.split():
             if not hasattr(self, name):
                 raise RuntimeError(lacking(f"{Granian.__name__}.{name}"))

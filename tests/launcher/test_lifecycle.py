@@ -85,7 +85,7 @@ def warned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     lines: list[str] = []
     monkeypatch.setattr(lifecycle, "warn", lines.append)
     warn: Callable[[str], None] = lines.append
-    original = PairWatch.__init__
+    original: Callable[..., None] = PairWatch.__init__
     monkeypatch.setattr(PairWatch, "__init__", lambda self, *given: original(self, *given[:3], warn))
     return lines
 
