@@ -28,8 +28,13 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         with ExitStack() as stack:
-            configuration = config.read(config.path_of(arguments.config, os.environ), os.environ)
-            configuration, endpoints = run.preflight(configuration, stack)
+            try:
+                configuration = config.read(config.path_of(arguments.config, os.environ), os.environ)
+                configuration, endpoints = run.preflight(configuration, stack)
+            except MemoryError as error:  # a limit (ulimit -v), or a machine that is full
+                raise ConfigurationError(
+                    "not enough memory for the dataset and the pairs; raise the limit, or shorten them"
+                ) from error
             if arguments.check:
                 for each in endpoints:
                     console.say(console.describe(configuration, each.listener, each.pair))
@@ -43,9 +48,6 @@ def main() -> int:
         console.warn(f"configuration: {error}")
         for line in error.details.splitlines():
             console.warn(line)
-        return MISCONFIGURED
-    except MemoryError:  # while something was read: a limit (ulimit -v), or a machine that is full
-        console.warn("configuration: not enough memory for the dataset and the pairs; raise the limit, or shorten them")
         return MISCONFIGURED
 
 

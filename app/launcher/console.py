@@ -5,7 +5,6 @@ import os
 import select
 import shlex
 import stat
-from contextlib import suppress
 
 from app.settings.certificate import Pair
 from app.settings.config import Configuration, Listener, PairFiles, needs_client_certificate, reachable
@@ -77,7 +76,8 @@ def open_standard_streams() -> None:
 
     One that is closed becomes /dev/null: a socket would take its number, and get our lines. A pipe or a terminal is
     opened anew, without waiting, for this process and its children alone: Python's tracebacks and Rust's panics go
-    there, too, and a worker would wait for ever if nobody reads.
+    there, too, and a worker would wait for ever if nobody reads. A socket (of systemd's journal), and another user's
+    pipe or terminal, cannot be: what whoever else has it open shares is changed to not wait, and stays so.
     """
     for descriptor in (0, 1, 2):
         try:
@@ -86,10 +86,15 @@ def open_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
     for descriptor in (1, 2):
         if stat.S_ISFIFO(mode := os.fstat(descriptor).st_mode) or stat.S_ISCHR(mode):
-            with suppress(OSError):  # it is another user's: `Output` asks whether it is writable, which has to do
+            try:
                 again = os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+            except OSError:  # it is another user's, or hung up
+                os.set_blocking(descriptor, False)
+            else:
                 os.dup2(again, descriptor)
                 os.close(again)
+        elif stat.S_ISSOCK(mode):
+            os.set_blocking(descriptor, False)
 
 
 def printable(line: str) -> str:

@@ -63,6 +63,20 @@ def open_descriptors() -> frozenset[int]:
     return frozenset(each for each in (int(path.name) for path in Path("/proc/self/fd").iterdir()) if _is_open(each))
 
 
+def opened_since(before: frozenset[int]) -> list[int]:
+    """Return the descriptors that are open, and were not when `open_descriptors` returned `before`.
+
+    It needs no descriptor itself. The kernel gives the lowest free numbers, so nothing is far beyond.
+    """
+    new: list[int] = []
+    number = 0
+    while number <= max(before, default=0) + 1 + len(new):
+        if number not in before and _is_open(number):
+            new.append(number)
+        number += 1
+    return new
+
+
 def _is_open(descriptor: int) -> bool:
     try:
         os.fstat(descriptor)

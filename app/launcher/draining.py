@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from queue import SimpleQueue
 from typing import Any, NoReturn
 
 from app.launcher.console import warn
@@ -26,6 +27,33 @@ Application = Callable[[Message, Receive, Send], Awaitable[None]]
 CLOSE = (b"connection", b"close")
 RESTARTING = "the server restarts"
 SERVICE_RESTART = 1012  # RFC 6455, section 7.4.2, and IANA's registry of WebSocket close codes
+
+
+class Interrupt:
+    """An event that a signal handler may set in the thread that waits for it.
+
+    threading.Event has a lock that is not reentrant: its `set` would wait for ever for the `wait` that it interrupts.
+    SimpleQueue's `put` is made for that.
+    """
+
+    def __init__(self) -> None:
+        """Begin unset."""
+        self._is_set = False
+        self._puts: SimpleQueue[None] = SimpleQueue()
+
+    def set(self) -> None:
+        """Have `wait` return, until `clear`."""
+        self._is_set = True
+        self._puts.put(None)
+
+    def clear(self) -> None:
+        """Have `wait` wait for the next `set`."""
+        self._is_set = False
+
+    def wait(self) -> None:
+        """Wait until it is set."""
+        while not self._is_set:
+            self._puts.get()
 
 
 class Draining:

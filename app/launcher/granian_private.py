@@ -6,12 +6,12 @@ These are all that the project uses; they are checked when this module is import
 - `granian.server.common.AbstractServer._init_shared_socket`: overridden, as it would bind the port itself.
 - `._spawn_worker(idx, ...)`: overridden, to give a worker its own socket.
 - `._respawn_workers(workers, ..., delay)`: overridden, as it takes a second death for a crash loop.
-- `._drop_shared_socket()`: overridden, to close the sockets when the server stops.
+- `._drop_shared_socket()`, `._stop_workers()`: overridden, to close the sockets, and to wait for all workers.
 - `._start_ipc()`: overridden, as its pipes serve the metrics alone.
 - `._watch_workers_rss()`: overridden, as it starts a thread at each look, which may fail.
 - `._ssp`, `._shd`, `._sso`: the three places in which a worker looks for its socket.
 - `.wrks` with `.birth`, `.interrupt_children`, `.respawned_wrks`, `.workers_rss`, `.rss_signal`,
-  `.main_loop_interrupt`, `.workers_kill_timeout`, `.interrupt_signal`, `.signal_handler_interrupt`: its state.
+  `.main_loop_interrupt` (replaced; set, cleared and waited for), `.workers_kill_timeout`, `.interrupt_signal`, `.signal_handler_interrupt`: its state.
 - `granian.server.mp.WorkerProcess` with `.inner`, `.start`, `._watch`, `.terminate`: a worker as its server sees it.
 - `granian.server.mp._new_cbscheduler(loop, call, ...)`: replaced, so that app/launcher/scheduling.py says how a coroutine
   runs. It returns a `granian._futures._CBSchedulerAIO`, whose `_schedule_fn` is called with the watcher of a request, in
@@ -39,8 +39,8 @@ from granian.server import mp
 
 from app.launcher import scheduling
 from app.launcher.console import warn
-from app.launcher.descriptors import WORKER_THREADS, open_descriptors, try_threads
-from app.launcher.draining import DRAIN, STARTUP_FAILED
+from app.launcher.descriptors import WORKER_THREADS, open_descriptors, opened_since, try_threads
+from app.launcher.draining import DRAIN, STARTUP_FAILED, Interrupt
 from app.launcher.sockets import close
 
 FORK_PAUSE = 0.5  # seconds until a fork that failed is tried again
@@ -62,7 +62,7 @@ def check_granian() -> None:
         (_granian, "SocketHolder WorkerSignal"),
         (_futures, "_CBSchedulerAIO"),
         (mp, "_new_cbscheduler"),
-        (Granian, f"{methods} signal_handler_interrupt"),
+        (Granian, f"{methods} _stop_workers signal_handler_interrupt"),
         (mp.WorkerProcess, "start _watch terminate"),
     ):
         for name in names.split():
@@ -102,12 +102,12 @@ class Worker(mp.WorkerProcess):
         try:
             self.inner.start()
         except BaseException:  # multiprocessing leaves its pipes open
-            for descriptor in open_descriptors() - before:
+            for descriptor in opened_since(before):
                 os.close(descriptor)
             raise
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {DRAIN})
-        self.sentinels = open_descriptors() - before
+        self.sentinels = frozenset(opened_since(before))
 
     def _insist(self, act: Callable[[], None]) -> None:
         reported = False
@@ -146,7 +146,8 @@ class Worker(mp.WorkerProcess):
         end = None if timeout is None else time.monotonic() + timeout
         while self.is_alive() and (end is None or time.monotonic() < end):
             if self.parent.interrupt_signal and self not in self.parent.wrks:
-                return  # it was being replaced when the server was told to drain, which is not to wait for it
+                self.parent.leaving.append(self)  # type: ignore[attr-defined]
+                return
             self.inner.join(PATIENCE if end is None else min(PATIENCE, max(0.0, end - time.monotonic())))
 
 
@@ -161,6 +162,8 @@ class Server(Granian):  # type: ignore[misc, valid-type]  # either of two classe
         super().__init__(*args, **kwargs)
         self.young_deaths: dict[int, int] = {}
         self.replaced: set[int] = set()
+        self.leaving: list[Worker] = []  # being replaced when told to drain; `_stop_workers` joins them
+        self.main_loop_interrupt = Interrupt()  # which `drain` sets
         for name in STATE.split():
             if not hasattr(self, name):
                 raise RuntimeError(lacking(f"{Granian.__name__}.{name}"))
@@ -197,12 +200,18 @@ class Server(Granian):  # type: ignore[misc, valid-type]  # either of two classe
     def _drop_shared_socket(self) -> None:
         close(self.sockets)  # so that the port closes when the workers stop
 
+    def _stop_workers(self) -> None:
+        super()._stop_workers()
+        for worker in self.leaving:
+            while worker.is_alive():
+                worker.inner.join(PATIENCE)
+
     def drain(self, *_: object) -> None:
         """Stop accepting, let the workers finish what they have received, end; the launcher has the deadline."""
         self.workers_kill_timeout = None
-        self.signal_handler_interrupt()
         for worker in list(self.wrks):  # at once, even if the server is replacing one of them
             worker.terminate()
+        self.signal_handler_interrupt()
 
     def _respawn_workers(self, workers: Sequence[int], *args: Any, delay: float = 0.0) -> None:  # noqa: ANN401
         """Replace workers; one that has served for a while and died is no crash loop, however often that happens.
@@ -221,7 +230,9 @@ class Server(Granian):  # type: ignore[misc, valid-type]  # either of two classe
             self.young_deaths[idx] = min(most, self.young_deaths.get(idx, 0) + 1) if young else 0
             self._pause(min(2.0, 0.1 * 2 ** self.young_deaths[idx]) if young else 0.0)
         self.replaced.update(workers)
-        super()._respawn_workers(workers, *args, delay=delay)
+        for idx in workers:
+            if not self.interrupt_signal:  # else a stop would wait for `delay` after each
+                super()._respawn_workers([idx], *args, delay=delay)
         for idx in list(self.respawned_wrks):
             if self.young_deaths.get(idx, 0) < YOUNG_DEATHS:
                 del self.respawned_wrks[idx]

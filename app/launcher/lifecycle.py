@@ -17,6 +17,7 @@ and are killed; a second one kills all.
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from app.launcher.console import warn
@@ -56,7 +57,6 @@ class Lifecycle:
         self.watch: PairWatch | None = None
         self.pair_waits = False
         self.stop_end: float | None = None
-        self._reported: str | None = None
 
     @property
     def lives(self) -> list[ServerProcess]:
@@ -104,15 +104,15 @@ class Lifecycle:
         for life in self.lives:
             if (end := life.ended()) is not None:
                 self._after_end(life, end)
-            elif life.deadline is not None and now >= life.deadline:
-                self._after_deadline(life, now)
             elif life.state is State.PROVING and (proved := life.proved()) is not None:
-                if proved:
+                if proved:  # even if this process was stopped meanwhile, and sees it after the deadline
                     self._after_proof(life, now)
                 elif life.proof_was_killed():
                     self._prove(life)
                 else:
                     self._fail(life, self._late())
+            elif life.deadline is not None and now >= life.deadline:
+                self._after_deadline(life, now)
         if self.watch is not None and self.stop_end is None:
             self._look(self.watch, now)
 
@@ -122,13 +122,16 @@ class Lifecycle:
 
     def _after_proof(self, life: ServerProcess, now: float) -> None:
         life.end_of_proof()
+        try:
+            self.group.spread(life.endpoint.sockets)
+        except OSError as error:  # no memory for the filter, or none allowed (net.core.optmem_max)
+            self._fail(life, f"listener {self.endpoint.listener.name} cannot be given its clients ({error})")
+            return
         life.enter(State.SERVING)
-        self.group.spread(life.endpoint.sockets)
         if life is self.replacement:
             self.predecessor, self.current, self.replacement = self.current, life, None
             if self.predecessor is not None:
                 self.predecessor.enter(State.SETTLING, now + HANDSHAKES)
-        self._reported = None
         self._watch(life.endpoint)
         self.on_serving(life.endpoint, self.predecessor is not None)
 
@@ -145,7 +148,7 @@ class Lifecycle:
         elif life is not self.current or self.stop_end is not None:
             if life.state is State.SETTLING:
                 warn(f"{end}, replaced already; its connections are lost")
-            self._release(life)
+            self.release(life)
         elif self.predecessor is not None and self.predecessor.state is State.SETTLING:
             self._fall_back(life, self.predecessor, end)
         else:
@@ -153,9 +156,10 @@ class Lifecycle:
 
     def _fall_back(self, life: ServerProcess, predecessor: ServerProcess, end: str) -> None:
         """Serve on with a predecessor that has sent no close notice yet."""
-        self.group.spread(predecessor.endpoint.sockets)
+        with suppress(OSError):  # the kernel spreads them itself once the sockets of `life` are closed
+            self.group.spread(predecessor.endpoint.sockets)
         predecessor.enter(State.SERVING)
-        self._release(life)
+        self.release(life)
         self.current, self.predecessor = predecessor, None
         self._watch(predecessor.endpoint)
         if self.watch is not None and life.endpoint.pair is not None:
@@ -165,17 +169,12 @@ class Lifecycle:
     def _fail(self, life: ServerProcess, reason: str) -> None:
         if life is self.current:
             raise ListenerError(reason)
-        self._release(life)
+        self.release(life)
         if self.watch is not None and life.endpoint.pair is not None:
             self.watch.failed(life.endpoint.pair, time.monotonic())
-        self._report(reason)
+            self.watch.report(reason)
 
-    def _report(self, reason: str) -> None:
-        if reason != self._reported:
-            warn(f"{reason}; the pair from before is served on")
-            self._reported = reason
-
-    def _release(self, life: ServerProcess) -> None:
+    def release(self, life: ServerProcess) -> None:
         """Give up what is held of a process that has ended, or has to."""
         life.kill()
         life.enter(State.ENDED)
@@ -202,7 +201,7 @@ class Lifecycle:
             setting = "drain_deadline" if self.stop_end is None else "stop_deadline"
             late = f"it had not ended after {setting}={getattr(self.settings, setting)} s"
             warn(f"listener {self.endpoint.listener.name} is killed with its workers: {late}")
-            self._release(life)
+            self.release(life)
 
     def _look(self, watch: PairWatch, now: float) -> None:
         """Start a replacement if the pair has been replaced on disk; whatever fails in that changes nothing."""
@@ -216,8 +215,8 @@ class Lifecycle:
             self._replace(pair)
         except Exception as error:  # noqa: BLE001 - the service goes on with what it has, whatever it is; reported
             if self.replacement is not None:
-                self._release(self.replacement)
-            self._report(f"listener {self.endpoint.listener.name} cannot be renewed ({error!r})")
+                self.release(self.replacement)
+            watch.report(f"listener {self.endpoint.listener.name} cannot be renewed ({error!r})")
 
     def _replace(self, pair: Pair) -> None:
         if self.current is None:
@@ -235,7 +234,7 @@ class Lifecycle:
         self.stop_end = now + self.settings.stop_deadline
         for life in self.lives:
             if life.state is State.PROVING:
-                self._release(life)
+                self.release(life)
             elif life.state in (State.SERVING, State.SETTLING):
                 life.send_close_notice()
                 life.enter(State.CLOSING, now + NOTICE_AT_STOP)
@@ -245,5 +244,5 @@ class Lifecycle:
     def kill(self) -> None:
         """End everything at once."""
         for life in self.lives:
-            self._release(life)
+            self.release(life)
         self.group.close()

@@ -76,7 +76,7 @@ class PairWatch:
         if self._changing_since is None:
             self._changing_since = now
         elif now - self._changing_since > RESTLESS:
-            self._report(f"{self._names()} keep changing; write them once")
+            self.report(f"{self._names()} keep changing; write them once")
         self.next_look = self._since + STEADY
 
     def _names(self) -> str:
@@ -85,25 +85,26 @@ class PairWatch:
 
     def _check(self, content: Content | str) -> Pair | None:
         if isinstance(content, str):
-            self._report(content)
+            self.report(content)
             return None
         try:
             pair = certificate.check(self.files, content)
         except ConfigurationError as error:
-            self._report(str(error))
+            self.report(str(error))
             return None
         if pair.served == self.pair.served:
             self.pair = pair  # written otherwise, but the same
             return None
         if pair.expired:
-            self._report(
+            self.report(
                 f"{self.files.certificate} is valid from {pair.leaf.not_valid_before_utc:%Y-%m-%d %H:%M} to"
                 f" {pair.leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC, which is not now; have it issued anew"
             )
             return None
         return pair
 
-    def _report(self, reason: str) -> None:
+    def report(self, reason: str) -> None:
+        """Say why the pair on disk is not served; once, until there is another reason, or it is served."""
         if reason != self._reported:
             self.warn(f"{reason}; the pair from before is served on")
             self._reported = reason

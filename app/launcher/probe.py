@@ -1,6 +1,7 @@
 """Whether a listener responds: asked before it counts as serving, and by the container's health check."""
 
 import argparse
+import errno
 import os
 import socket
 import ssl
@@ -12,6 +13,7 @@ from app.launcher.console import warn
 from app.settings import config
 from app.settings.errors import ConfigurationError
 
+ANOTHER_LOOPBACK = "127.0.0.2"
 REQUEST = b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
 # The same over HTTP/2: the preface, an empty SETTINGS frame, and a HEADERS frame that ends stream 1 (RFC 9113, sections
 # 3.4, 6.5 and 6.2): GET, http and / from HPACK's static table, and :authority as a literal (RFC 7541, appendix A).
@@ -28,7 +30,7 @@ def responds(
     *,
     leaf: bytes | None = None,
     timeout: float = 1.0,
-    before_connect: Callable[[socket.socket], None] = lambda _: None,
+    before_connect: Callable[[socket.socket], None] | None = None,
 ) -> bool:
     """Return whether a listener sends a response, with the certificate `leaf` (DER) if one is given.
 
@@ -40,8 +42,9 @@ def responds(
     try:
         with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as plain:
             plain.settimeout(timeout)
-            plain.bind((address, 0))
-            before_connect(plain)
+            if before_connect is not None:
+                _bind(plain, address)
+                before_connect(plain)
             plain.connect((address, listener.port))
             if listener.protocol == "h2c":
                 return _responds_over_http2(plain)
@@ -55,6 +58,19 @@ def responds(
                 return leaf in (None, encrypted.getpeercert(binary_form=True)) and responds_over_tls(encrypted)
     except OSError:  # refused, reset, timed out, or no TLS: no response
         return False
+
+
+def _bind(client: socket.socket, address: str) -> None:
+    """Bind to a port that is wholly free: connect(2) would do with one that is used to other ports, as in TIME_WAIT.
+
+    If a machine's own clients have used all of an address, another of loopback will do. Raises OSError.
+    """
+    try:
+        client.bind((address, 0))
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE or not address.startswith("127."):
+            raise
+        client.bind((ANOTHER_LOOPBACK, 0))
 
 
 def _responds(connection: socket.socket) -> bool:

@@ -1,27 +1,24 @@
 """A server process as the launcher sees it: a child that is started, proved, drained and, if it has to be, killed."""
 
-import ctypes
 import enum
 import os
 import signal
 import socket
 import sys
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import NoReturn
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from app.launcher import probe
+from app.launcher.child import Child
 from app.launcher.draining import CLOSE_NOTICE, DRAIN, Application
 from app.launcher.sockets import ReuseportGroup, close_from_the_last
 from app.settings.certificate import Pair
 from app.settings.config import Listener
 
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 DYING = 0.3  # seconds at most until workers that were killed have closed their sockets
 RETRY = 0.05  # seconds until a worker whose connection broke is asked again
 
@@ -55,35 +52,6 @@ class State(enum.Enum):
     CLOSING = enum.auto()
     DRAINING = enum.auto()
     ENDED = enum.auto()
-
-
-class Child:
-    """A child process that does some work and ends. Unlike multiprocessing's it holds no pipe for others to inherit."""
-
-    def __init__(self, work: Callable[[], None]) -> None:
-        """Fork it. Raises OSError."""
-        parent = os.getpid()
-        self.pid = os.fork()
-        if self.pid == 0:
-            _run(parent, work)
-        self._code: int | None = None
-
-    @property
-    def exitcode(self) -> int | None:
-        """Its exit status, or minus the signal that ended it; None while it runs."""
-        return self._code if self._code is not None else self._wait(os.WNOHANG)
-
-    def kill(self) -> None:
-        """End it at once, and wait until it has ended."""
-        if self.exitcode is None:
-            os.kill(self.pid, signal.SIGKILL)
-            self._wait(0)
-
-    def _wait(self, options: int) -> int | None:
-        pid, status = os.waitpid(self.pid, options)
-        if pid:
-            self._code = os.waitstatus_to_exitcode(status)
-        return self._code
 
 
 class ServerProcess:
@@ -161,9 +129,10 @@ class ServerProcess:
         self._signal_all(CLOSE_NOTICE)
 
     def drain(self) -> None:
-        """Have it accept no more, finish what it has received, and end."""
+        """Have it accept no more, finish what it has received, and end, even if somebody has stopped it (SIGSTOP)."""
         if self._server is not None and self._server.exitcode is None:
             os.kill(self._server.pid, DRAIN)
+            self._signal_all(signal.SIGCONT)
 
     def kill(self) -> None:
         """End it and its workers at once, and give up what this process holds of it."""
@@ -190,33 +159,6 @@ class ServerProcess:
         if self._server is not None and self._server.exitcode is None:  # else its number may be another's by now
             with suppress(ProcessLookupError):  # it does not lead its group yet
                 os.killpg(self._server.pid, number)
-
-
-def _run(parent: int, work: Callable[[], None]) -> NoReturn:
-    """Do the work of a child process, and end it: nothing that the launcher has set up to end runs here."""
-    status = 1
-    try:
-        die_with(parent)
-        work()
-        status = 0
-    except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else 1
-    except BaseException:  # noqa: BLE001 - reported, and the exit status says so; workers die with this process
-        traceback.print_exc()
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError, AttributeError):  # full, closed, or closed from the start (None)
-                stream.flush()
-        os._exit(status)
-
-
-def die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent is gone (prctl(2), PR_SET_PDEATHSIG). Raises OSError."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != parent:  # it ended before prctl took effect
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _ask_each_worker(endpoint: Endpoint, clients_to: Sequence[socket.socket], seconds: int) -> None:

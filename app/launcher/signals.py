@@ -13,7 +13,11 @@ IGNORED = {signal.SIGPIPE, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTOU, signa
 
 
 def block() -> None:
-    """Block what `take_over` takes, so that a signal that comes before is found then."""
+    """Block what `take_over` takes, so that a signal that comes before is found then.
+
+    An ignored SIGCHLD survives exec(2), and would take the exit status of children that are started before.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_BLOCK, TAKEN)
 
 

@@ -159,10 +159,11 @@ class ReuseportGroup:
 
         Last to first: then those that stay keep their order, and the first of them its number until the end. If the
         group's first are closed, that one gets all connections meanwhile; afterwards no socket has the number in the
-        filter, and the kernel spreads the connections.
+        filter, and the kernel spreads the connections. If that filter cannot be attached it does so from the first on.
         """
         if self.members[: len(sockets)] == list(sockets) and self.members[len(sockets) :] and self.has_filters:
-            self._attach(self.members[0], (RETURN, 0, 0, len(sockets)))
+            with suppress(OSError):  # no memory for it, or none allowed
+                self._attach(self.members[0], (RETURN, 0, 0, len(sockets)))
         close_from_the_last(sockets)
         self.members = [each for each in self.members if each not in sockets]
         self.held = [each for each in self.held if each not in sockets]

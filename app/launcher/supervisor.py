@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable, Sequence
 
 from app.launcher import signals
+from app.launcher.child import reap_others
 from app.launcher.console import curl, describe, say, warn
 from app.launcher.lifecycle import Lifecycle
 from app.launcher.server_process import Endpoint, ListenerError, Serve, State
 from app.settings.config import Configuration, Listener, PairFiles
+from app.settings.errors import ConfigurationError
 
 STOPPED, FAILED = 0, 1
 Example = Callable[[Listener], str]
@@ -31,18 +33,37 @@ class Supervisor:
         self.waiting = list(self.listeners)  # not started yet
         self.stopping = False
         self.status = STOPPED
+        self.invalid: ConfigurationError | None = None
 
     def run(self) -> int:
-        """Serve until asked to stop, or until a listener ends; return STOPPED or FAILED."""
-        while True:
+        """Serve until asked to stop, or until a listener ends; return STOPPED or FAILED.
+
+        Raises ConfigurationError, once all are drained, if a port had been taken when its listener was to start.
+        """
+        while not self.stopping or self._has_lives():
             try:
+                self._take(signals.wait(self._seconds()))
+                reap_others()
                 self._advance()
             except ListenerError as failure:
                 warn(f"{failure}; stopping the others")
                 self._fail()
-            if self.stopping and not any(each.lives for each in self.listeners):
-                return self.status
-            self._take(signals.wait(self._seconds()))
+            except ConfigurationError as error:
+                self.invalid = error
+                self._fail()
+            except (OSError, MemoryError) as error:  # the machine has none left of something
+                reason = f"the launcher cannot go on ({error!r})"
+                if self.stopping:
+                    self._kill(reason)
+                else:
+                    warn(f"{reason}; stopping all listeners")
+                self._fail()
+        if self.invalid:
+            raise self.invalid
+        return self.status
+
+    def _has_lives(self) -> bool:
+        return any(each.lives for each in self.listeners)
 
     def _advance(self) -> None:
         now = time.monotonic()
@@ -54,6 +75,8 @@ class Supervisor:
             self.waiting.pop(0).start()
 
     def _seconds(self) -> float | None:
+        if not self._has_lives():  # before the first
+            return 0.0
         times = [each.next_event() for each in self.listeners]
         first = min((each for each in times if each is not None), default=None)
         return None if first is None else first - time.monotonic()
@@ -75,11 +98,12 @@ class Supervisor:
             each.stop(now)
 
     def _fail(self) -> None:
-        """Stop because a listener has ended: what is left of that one first, the others as ever."""
+        """Stop because of a failure: what has ended, or has no clients yet, is given up, all else drained as ever."""
         self.status = FAILED
         for each in self.listeners:
-            if any(life.ended() is not None or life.state is State.PROVING for life in each.lives):
-                each.kill()
+            for life in each.lives:
+                if life.ended() is not None or life.state is State.PROVING:
+                    each.release(life)
         self._stop()
 
     def _kill(self, reason: str) -> None:
@@ -111,7 +135,7 @@ def run(configuration: Configuration, endpoints: Sequence[Endpoint], serve: Serv
     """Serve until asked to stop, and return the exit status: STOPPED or FAILED.
 
     `serve` is what a server process does; `example` returns a target to show the user. The calling process's signals are the
-    launcher's from here on. Raises ConfigurationError if a port has been taken since it was bound.
+    launcher's from here on. Raises ConfigurationError as Supervisor.run does.
     """
     signals.take_over()
     gc.freeze()  # what is loaded stays in pages that all workers share

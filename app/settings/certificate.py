@@ -161,14 +161,15 @@ def _check_with_openssl(pair: Pair, files: PairFiles) -> None:
     """Load the pair with OpenSSL, as Granian does before it starts: it refuses weak digests, for one."""
     with ExitStack() as stack:
         try:
-            chain, key = SealedFile.of(pair.chain_pem), SealedFile.of(pair.key_pem)
+            chain = SealedFile.of(pair.chain_pem)
+            stack.callback(chain.close)
+            key = SealedFile.of(pair.key_pem)
+            stack.callback(key.close)
         except OSError as error:
             raise ConfigurationError(
                 f"{files.certificate} cannot be held in memory ({error.strerror}); raise the limit on file sizes"
                 f" (ulimit -f) or on open files (ulimit -n)"
             ) from error
-        stack.callback(chain.close)
-        stack.callback(key.close)
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(chain, key)
         except ssl.SSLError as error:

@@ -2,12 +2,17 @@
 
 import errno
 import os
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pytest
 
 from app.launcher.console import PIPE_BUF, Output, printable
+from tests.support.processes import ROOT
 
 
 @dataclass
@@ -90,6 +95,35 @@ def test_a_line_after_a_torn_one_begins_on_a_line_of_its_own(pipe: Pipe, monkeyp
         output.line("first")
     output.line("second")
     assert pipe.read() == "first\n(1 lines before this one could not be written)\nsecond\n"
+
+
+PRINT = """
+import os, sys
+from app.launcher.console import open_standard_streams
+if os.getuid() == 0:
+    os.setuid(65534)  # so that it may not open the pipe anew
+open_standard_streams()
+sys.exit("a line")
+"""
+
+
+@pytest.mark.parametrize("kind", ["socket", "pipe"])
+def test_no_process_waits_for_an_output_that_cannot_be_opened_anew(kind: str) -> None:
+    """As a worker that has a traceback to print: stderr is a journal's socket, or another user's pipe."""
+    if kind == "pipe" and os.getuid() != 0:
+        pytest.skip("no right to become another user")
+    reader, writer = (each.detach() for each in socket.socketpair()) if kind == "socket" else os.pipe()
+    try:
+        os.set_blocking(writer, False)
+        with suppress(BlockingIOError):
+            while True:
+                os.write(writer, b"." * PIPE_BUF)
+        os.set_blocking(writer, True)
+        command = [sys.executable, "-c", PRINT]
+        assert subprocess.run(command, cwd=ROOT, stderr=writer, check=False, timeout=10).returncode != 0
+    finally:
+        os.close(reader)
+        os.close(writer)
 
 
 @pytest.mark.parametrize("full", ["/dev/full", "/dev/null"])

@@ -2,12 +2,16 @@
 # ruff: noqa: SLF001 - they are private
 
 import asyncio
+import os
 import re
+import resource
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from contextvars import Context
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import granian
@@ -18,11 +22,13 @@ from granian.constants import Interfaces
 from granian.server import common, mp
 
 from app.launcher import granian_private
+from app.launcher.descriptors import open_descriptors
 from app.launcher.granian_private import Server, Worker, check_granian, schedule_by
 from app.launcher.scheduling import Call, Schedule
 from app.settings.sealed_file import SealedFile
 from tests.support.ports import free_port
 
+Trace = Any  # a tracing function returns itself
 OVERRIDDEN = ("_init_shared_socket", "_spawn_worker", "_drop_shared_socket", "_start_ipc", "_watch_workers_rss")
 
 
@@ -54,7 +60,7 @@ def test_every_name_of_the_docstring_exists(made: Server) -> None:
         (_granian, "WorkerSignal"),
         (_futures, "_CBSchedulerAIO"),
         (mp, "_new_cbscheduler"),
-        *((Granian, name) for name in (*OVERRIDDEN, "signal_handler_interrupt")),
+        *((Granian, name) for name in (*OVERRIDDEN, "_stop_workers", "signal_handler_interrupt")),
         *((mp.WorkerProcess, name) for name in ("start", "_watch", "terminate")),
     ],
 )
@@ -120,6 +126,94 @@ def test_the_main_loop_ends_by_the_interrupt(made: Server) -> None:
     thread.join(5)
     assert not thread.is_alive()
     assert made.workers_kill_timeout is None
+
+
+def drained_at_line(made: Server, number: int) -> bool:
+    """Wait for the main loop's event in a thread, in which DRAIN's handler runs before the line of that number.
+
+    Return whether so many lines run before it waits.
+    """
+    made.main_loop_interrupt.clear()
+    lines = iter(range(1000))
+    reached, ended = threading.Event(), threading.Event()
+
+    def trace(_frame: FrameType, event: str, _argument: object) -> Trace:
+        if event == "line" and next(lines) == number:
+            sys.settrace(None)
+            reached.set()
+            made.drain()
+        return trace
+
+    def wait() -> None:
+        sys.settrace(trace)
+        made.main_loop_interrupt.wait()
+        sys.settrace(None)
+        ended.set()
+
+    threading.Thread(target=wait, daemon=True).start()
+    if not reached.wait(0.3):
+        made.main_loop_interrupt.set()
+    assert ended.wait(2), f"waits for ever if the signal comes at line {number}"
+    return reached.is_set()
+
+
+def test_the_signal_to_drain_may_come_at_any_line_of_a_wait_for_the_main_loops_event(made: Server) -> None:
+    """Its handler runs in the thread that waits."""
+    number = 0
+    while drained_at_line(made, number):
+        number += 1
+    assert number > 0
+
+
+def test_a_stop_waits_for_a_worker_that_was_being_replaced(made: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has been told to drain, and has requests under way."""
+    made._init_shared_socket()
+    made._start_ipc()
+    worker = made._spawn_worker(0, lambda: None, lambda: None)
+    left = iter([True] * 5)
+    monkeypatch.setattr(Worker, "is_alive", lambda _: next(left, False))
+    monkeypatch.setattr(worker, "inner", SimpleNamespace(join=lambda _: None, pid=None))
+    made.drain()
+    worker.join()  # Granian's, in the replacement
+    assert next(left, None) is not None
+    made._stop_workers()
+    assert next(left, None) is None
+
+
+def test_no_more_workers_are_replaced_once_the_server_drains(made: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    replaced: list[int] = []
+
+    def replace(server: Server, workers: list[int], *_: object, delay: float) -> None:
+        assert delay == 1.0
+        replaced.extend(workers)
+        if len(replaced) == 2:
+            server.drain()
+
+    monkeypatch.setattr(Granian, "_respawn_workers", replace)
+    made.wrks = [SimpleNamespace(inner=SimpleNamespace(exitcode=None), terminate=lambda: None)] * 4
+    made._respawn_workers([0, 1, 2, 3], delay=1.0)
+    assert replaced == [0, 1]
+
+
+def test_a_fork_that_fails_with_the_last_descriptor_leaves_none(made: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    made._init_shared_socket()
+    made._start_ipc()
+    worker = made._spawn_worker(0, lambda: None, lambda: None)
+
+    def start() -> None:
+        while True:  # until there is no descriptor
+            os.dup(0)
+
+    monkeypatch.setattr(worker, "inner", SimpleNamespace(start=start, pid=None))
+    before = open_descriptors()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(before) + 6, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            worker._fork()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert open_descriptors() == before
 
 
 def test_the_size_of_workers_is_looked_at_by_a_signal_of_the_main_loop(

@@ -1,13 +1,17 @@
 """The probe asks the listeners of the server.toml that it is given."""
 
+import errno
 import os
+import socket
 import sys
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
 
 from app.launcher import probe
+from app.settings import config
 from tests.support.configuration import SERVER_TOML, configured
 from tests.support.ports import free_port
 from tests.support.processes import clean_environment
@@ -43,3 +47,39 @@ def test_an_argument_counts_more_than_the_variable(service: Service, tmp_path: P
     )
     assert probed(argument, SERVER_CONFIG=str(tmp_path / "absent.toml")) == 0
     assert probed(SERVER_CONFIG=str(tmp_path / "absent.toml")) == 2
+
+
+class Worn(socket.socket):
+    """A socket of a machine on which no port of an address is wholly free."""
+
+    used = ("127.0.0.1",)
+
+    def bind(self, address: Any) -> None:  # noqa: ANN401 - socket's signature
+        if address[0] in self.used:
+            raise OSError(errno.EADDRINUSE, "Address already in use")
+        super().bind(address)
+
+
+def test_the_health_check_needs_no_port_that_is_wholly_free(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All may be in TIME_WAIT, of a busy client; connect(2) then takes one that is free to this port."""
+    monkeypatch.setattr(socket, "socket", Worn)
+    assert probed(PORT=str(service.port), TLS_PORT=str(service.tls_port)) == 0
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])  # noqa: S104 - it is connected to
+def test_the_launcher_asks_from_another_loopback_address_if_need_be(
+    service: Service, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    monkeypatch.setattr(socket, "socket", Worn)
+    listener = config.read(config.path_of(None, {}), {"PORT": str(service.port)}).listeners[-1]
+    addresses: list[str] = []
+
+    def note(client: socket.socket) -> None:
+        addresses.append(client.getsockname()[0])
+
+    assert probe.responds(host, listener, before_connect=note)
+    monkeypatch.setattr(Worn, "used", ())
+    assert probe.responds(host, listener, before_connect=note)
+    assert addresses == ["127.0.0.2", "127.0.0.1"]
+    monkeypatch.setattr(Worn, "used", ("127.0.0.1", "127.0.0.2"))
+    assert not probe.responds(host, listener, before_connect=note)

@@ -35,6 +35,15 @@ def test_a_killed_worker_is_replaced_and_the_others_go_on(
     service.stop()
 
 
+def test_a_process_that_the_launcher_did_not_start_is_reaped(launch: Launch, pair: dict[str, str]) -> None:
+    """As PID 1 of a container it gets every orphan; here it is another child of the shell that it was."""
+    service = launch(wrapper=("sh", "-c", 'true & exec "$@"', "sh"), **pair).ready()
+    wait_until(lambda: len(children(service.process.pid)) == 2, "no zombie")
+    for worker in service.all_workers()[0]:
+        os.kill(worker, signal.SIGKILL)
+    service.stop()
+
+
 @pytest.mark.parametrize(("index", "name"), [(0, "json-tls"), (1, "json")])
 def test_a_crash_loop_is_exit_1(launch: Launch, pair: dict[str, str], index: int, name: str) -> None:
     service = launch(**pair).ready()

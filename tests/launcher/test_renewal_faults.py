@@ -2,17 +2,21 @@
 
 import os
 import signal
+import socket
 import ssl
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import trustme
 
+from bench import oracle
 from tests.support.certificates import issue, leaf_of, served_leaf
 from tests.support.configuration import configured, with_certificate_interval
 from tests.support.faults import WITHOUT_FILTERS, process_limit
-from tests.support.processes import ROOT, children, freeze, is_running, open_files, wait_until
+from tests.support.http1 import REQUEST, read_response
+from tests.support.processes import ROOT, children, freeze, has_been_read, is_running, open_files, wait_until
 from tests.support.service import Launch, Service
 
 
@@ -144,6 +148,27 @@ def test_a_replacement_that_dies_while_its_predecessor_settles_is_replaced_by_it
     service.signal(signal.SIGHUP)  # the new pair is on disk still
     wait_until(lambda: renewing.serves(new), "the new leaf")
     service.stop()
+
+
+def test_a_listener_that_ends_costs_the_others_no_request_while_they_are_renewed(renewing: Renewing) -> None:
+    service = renewing.start()
+    with ExitStack() as stack:
+        halves = []
+        for _ in range(20):
+            plain = stack.enter_context(socket.create_connection(("127.0.0.1", service.tls_port), timeout=10))
+            halves.append(stack.enter_context(renewing.trust.wrap_socket(plain, server_hostname="localhost")))
+            halves[-1].sendall(REQUEST[:-2])
+        wait_until(lambda: all(has_been_read(each) for each in halves), "the requests' first halves")
+        plaintext = service.server_processes[1]
+        renewing.renew()
+        renewing.replacement()
+        os.kill(plaintext, signal.SIGKILL)
+        wait_until(lambda: renewing.said("stopping the others"), "a line about it")
+        for each in halves:
+            each.sendall(REQUEST[-2:])
+            assert read_response(each) == oracle.body(1, 2)
+    assert service.wait() == 1
+    service.gone()
 
 
 def test_a_working_directory_that_is_removed_hinders_no_renewal(renewing: Renewing) -> None:

@@ -143,6 +143,21 @@ def test_no_connection_is_refused_or_lost_while_members_close(group: ReuseportGr
         assert sum(len(accepted(each, stack)) for each in after) == 2 * MANY
 
 
+def test_members_are_removed_though_no_filter_can_be_attached(
+    group: ReuseportGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, after = listening(group, 3), listening(group, 3)
+    group.spread(after)
+
+    def refuse(*_: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(ReuseportGroup, "_attach", staticmethod(refuse))
+    group.remove(before)
+    assert group.members == group.held == after
+    assert sum(counts(group, after)) == MANY
+
+
 def test_of_two_that_have_bound_a_port_one_can_listen(group: ReuseportGroup) -> None:
     rival = ReuseportGroup(group.server, group.listener)
     with closing(rival):

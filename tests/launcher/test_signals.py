@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,8 +13,25 @@ import trustme
 from bench import oracle
 from tests.support.certificates import issue
 from tests.support.configuration import configured, with_certificate_interval
-from tests.support.processes import freeze
+from tests.support.ports import free_ports
+from tests.support.processes import ROOT, clean_environment, freeze
 from tests.support.service import Launch
+
+
+def test_an_ignored_sigchld_hinders_no_import_of_an_application() -> None:
+    """It is tried in a child process, before the service starts."""
+    result = subprocess.run(
+        ["env", "--ignore-signal=CHLD", sys.executable, "-m", "app", "--check"],
+        cwd=ROOT,
+        env=clean_environment()
+        | {"APPLICATION": "examples.hello:app"}
+        | dict(zip(("PORT", "TLS_PORT"), map(str, free_ports(2)), strict=True)),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert result.returncode == 0, result.stderr
 
 
 def test_a_launcher_that_is_stopped_beyond_its_next_look_goes_on(

@@ -3,17 +3,26 @@
 import signal
 import socket
 import ssl
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import httpx
 import pytest
 
-from app.launcher.draining import DRAIN
 from bench import oracle
 from tests.support.http1 import read_response
 from tests.support.ports import is_refused
 from tests.support.processes import freeze, has_been_read, has_signal, wait_until
-from tests.support.service import Launch
+from tests.support.service import Launch, Service
+
+
+@contextmanager
+def under_way(service: Service) -> Iterator[None]:
+    """Have half a request at the plaintext listener, which a drain waits for."""
+    with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
+        connection.sendall(b"GET /json/1?m=9 HTTP/1.1\r\nhost: local")
+        wait_until(lambda: has_been_read(connection), "half a request")
+        yield
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -100,22 +109,28 @@ def test_sigusr1_does_not_kill_the_launcher(launch: Launch) -> None:
 
 def test_a_second_signal_ends_it_at_once(launch: Launch, pair: dict[str, str]) -> None:
     service = launch(**pair).ready()
-    server_processes = service.server_processes
-    freeze(*server_processes)  # so that no drain comes to an end
-    service.signal(signal.SIGTERM)
-    wait_until(
-        lambda: all(has_signal(each, DRAIN, "SigPnd", "ShdPnd") for each in server_processes),
-        "the signal to drain on its way",
-    )
-    service.signal(signal.SIGTERM)
-    assert service.wait(1.5) == 0
+    with under_way(service):  # so that no drain comes to an end
+        service.signal(signal.SIGTERM)
+        wait_until(lambda: is_refused(service.port) and is_refused(service.tls_port), "the drain")
+        service.signal(signal.SIGTERM)
+        assert service.wait(1.5) == 0
     service.gone()
+    assert "is killed with its workers: a second signal asked to stop" in service.errors.read_text()
 
 
 def test_a_server_process_that_does_not_end_is_killed_at_the_deadline(launch: Launch, pair: dict[str, str]) -> None:
     service = launch(**pair).ready()
-    freeze(service.server_processes[0])
+    with under_way(service):
+        service.signal(signal.SIGTERM)
+        assert service.wait() == 0
+    service.gone()
+    assert "listener json is killed with its workers" in service.errors.read_text()
+
+
+def test_what_was_stopped_by_hand_is_drained_like_all_else(launch: Launch, pair: dict[str, str]) -> None:
+    service = launch(**pair).ready()
+    freeze(service.server_processes[0], service.all_workers()[1][0])
     service.signal(signal.SIGTERM)
     assert service.wait() == 0
     service.gone()
-    assert "listener json-tls is killed with its workers" in service.errors.read_text()
+    assert service.errors.read_text() == ""

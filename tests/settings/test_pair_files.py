@@ -1,5 +1,6 @@
 """Which pair is served: TLS_CERT and TLS_KEY, the default files, or a self-signed one."""
 
+import resource
 import shutil
 import subprocess
 from pathlib import Path
@@ -7,6 +8,11 @@ from pathlib import Path
 import pytest
 import trustme
 
+from app.launcher.descriptors import open_descriptors
+from app.settings import certificate
+from app.settings.config import PairFiles
+from app.settings.errors import ConfigurationError
+from app.settings.files import NamedFile
 from tests.support.configuration import check, configured, rejected
 from tests.support.service import Launch
 
@@ -81,3 +87,19 @@ def test_the_curl_line_quotes_a_path(launch: Launch, tmp_path: Path, pair_folder
     assert subprocess.run(["sh", "-c", f"{line} -sS"], check=False, capture_output=True).returncode == 0
     assert authority
     service.stop()
+
+
+def test_a_pair_that_finds_no_descriptor_leaves_none_open(pair: dict[str, str]) -> None:
+    files = PairFiles(*(NamedFile(name, Path(pair[name])) for name in ("TLS_CERT", "TLS_KEY")))
+    content = certificate.read(files)
+    certificate.check(files, content)
+    before = open_descriptors()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    first_free = min(set(range(len(before) + 1)) - before)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (first_free + 1, hard))  # for the chain, and not for the key
+    try:
+        with pytest.raises(ConfigurationError, match="cannot be held in memory"):
+            certificate.check(files, content)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert open_descriptors() == before

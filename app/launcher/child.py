@@ -1,0 +1,85 @@
+"""Child processes: those of the launcher, forked, waited for and ended, and those that others leave to it."""
+
+import ctypes
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from typing import NoReturn
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class Child:
+    """A child process that does some work and ends. Unlike multiprocessing's it holds no pipe for others to inherit."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        """Fork it. Raises OSError."""
+        parent = os.getpid()
+        self.pid = os.fork()
+        if self.pid == 0:
+            _run(parent, work)
+        self._code: int | None = None
+        _not_reaped[self.pid] = self
+
+    @property
+    def exitcode(self) -> int | None:
+        """Its exit status, or minus the signal that ended it; None while it runs."""
+        return self._code if self._code is not None else self.wait(os.WNOHANG)
+
+    def kill(self) -> None:
+        """End it at once, and wait until it has ended."""
+        if self.exitcode is None:
+            os.kill(self.pid, signal.SIGKILL)
+            self.wait(0)
+
+    def wait(self, options: int) -> int | None:
+        """Reap it if it has ended, as waitpid(2) does with `options`; return the same as `exitcode`."""
+        pid, status = os.waitpid(self.pid, options)
+        if pid:
+            self._code = os.waitstatus_to_exitcode(status)
+            del _not_reaped[pid]
+        return self._code
+
+
+_not_reaped: dict[int, Child] = {}
+
+
+def reap_others() -> None:
+    """Reap what has ended and is no `Child`: as PID 1 of a container this process gets every orphan."""
+    with suppress(ChildProcessError):  # there is no child at all
+        while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+            child = _not_reaped.get(ended.si_pid)
+            if child is None:
+                os.waitpid(ended.si_pid, os.WNOHANG)
+            else:
+                child.wait(os.WNOHANG)
+
+
+def _run(parent: int, work: Callable[[], None]) -> NoReturn:
+    """Do the work of a child process, and end it: nothing that the launcher has set up to end runs here."""
+    status = 1
+    try:
+        die_with(parent)
+        work()
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    except BaseException:  # noqa: BLE001 - reported, and the exit status says so; workers die with this process
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError, AttributeError):  # full, closed, or closed from the start (None)
+                stream.flush()
+        os._exit(status)
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent is gone (prctl(2), PR_SET_PDEATHSIG). Raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent:  # it ended before prctl took effect
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,29 @@
+"""Child processes of the launcher, and those of others: who gets which exit status."""
+
+import os
+import signal
+import sys
+
+from app.launcher.child import Child, reap_others
+from tests.support.processes import children, wait_until
+
+
+def test_reaping_others_takes_no_exit_status_of_ours() -> None:
+    """In a process of its own: the test's own has children of other tests."""
+
+    def work() -> None:
+        ours = [Child(lambda status=status: sys.exit(status)) for status in (3, 4)]  # type: ignore[misc]
+        stranger = os.fork()
+        if stranger == 0:
+            os._exit(5)
+        signal.alarm(10)
+        while stranger in children(os.getpid()):
+            reap_others()
+        while None in (codes := [each.exitcode for each in ours]):
+            reap_others()
+        assert codes == [3, 4]
+        reap_others()  # without any child
+
+    made = Child(work)
+    wait_until(lambda: made.exitcode is not None, "the end", 15)
+    assert made.exitcode == 0

@@ -1,0 +1,140 @@
+"""The table of app/launcher/lifecycle.py with server processes that are only said to be there: no fork, no client."""
+
+import errno
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+
+import msgspec
+import pytest
+
+from app.launcher import lifecycle
+from app.launcher.lifecycle import Lifecycle
+from app.launcher.pair_watch import PairWatch
+from app.launcher.server_process import Endpoint, ListenerError, ServerProcess, State
+from app.launcher.sockets import ReuseportGroup
+from app.settings import certificate, config
+from app.settings.config import Listener, PairFiles
+from app.settings.files import NamedFile
+from tests.support.ports import free_port
+from tests.support.processes import ROOT
+
+
+class Told(ServerProcess):
+    """A server process that does what it is told to have done."""
+
+    response: bool | None = None
+    end: str | None = None
+
+    def start(self, *_: object) -> None:
+        """Fork nothing."""
+
+    def prove(self, *_: object) -> None:
+        """Ask nobody."""
+
+    def proved(self) -> bool | None:
+        return self.response
+
+    def ended(self) -> str | None:
+        return self.end
+
+
+def refuse(*_: object) -> None:
+    raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+
+@pytest.fixture
+def made(pair: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Lifecycle]:
+    """A listener whose first server process has been started, and is to be proved."""
+    monkeypatch.setattr(lifecycle, "ServerProcess", Told)
+    server = config.read(config.path_of(None, {}), {}).server
+    server = msgspec.structs.replace(server, workers=2, certificate_interval=0)
+    files = PairFiles(NamedFile("TLS_CERT", ROOT / pair["TLS_CERT"]), NamedFile("TLS_KEY", ROOT / pair["TLS_KEY"]))
+    application = config.read(config.path_of(None, {}), {}).listeners[0].application
+    listener = Listener("test", free_port(), "TEST_PORT", "http/1.1", application, files)
+    with closing(ReuseportGroup(server, listener)) as group:
+        endpoint = Endpoint(listener, certificate.load(files), None, group, group.bind(2))
+        one = Lifecycle(server, endpoint, [group], lambda _: None, lambda *_: None)
+        one.start()
+        yield one
+
+
+def current(one: Lifecycle) -> Told:
+    assert isinstance(one.current, Told)
+    return one.current
+
+
+def serve(one: Lifecycle) -> Told:
+    current(one).response = True
+    one.advance(time.monotonic())
+    assert current(one).state is State.SERVING
+    return current(one)
+
+
+def replace(one: Lifecycle, monkeypatch: pytest.MonkeyPatch) -> Told:
+    """Have a replacement started; return it."""
+    pairs = [one.endpoint.pair]
+    monkeypatch.setattr(PairWatch, "look", lambda *_: pairs.pop() if pairs else None)
+    one.advance(time.monotonic())
+    assert isinstance(one.replacement, Told)
+    return one.replacement
+
+
+@pytest.fixture
+def warned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    lines: list[str] = []
+    monkeypatch.setattr(lifecycle, "warn", lines.append)
+    warn: Callable[[str], None] = lines.append
+    original: Callable[..., None] = PairWatch.__init__
+    monkeypatch.setattr(PairWatch, "__init__", lambda self, *given: original(self, *given[:3], warn))
+    return lines
+
+
+def test_a_replacement_whose_filter_cannot_be_attached_has_failed(
+    made: Lifecycle, warned: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = serve(made)
+    replace(made, monkeypatch).response = True
+    monkeypatch.setattr(ReuseportGroup, "_attach", staticmethod(refuse))
+    made.advance(time.monotonic())
+    assert (made.current, made.replacement, made.predecessor) == (first, None, None)
+    assert first.state is State.SERVING
+    assert made.group.members == made.group.held == list(first.endpoint.sockets)
+    (line,) = warned
+    assert "Cannot allocate memory" in line
+    assert line.endswith("; the pair from before is served on")
+
+
+def test_the_first_server_process_whose_filter_cannot_be_attached_is_an_error_of_its_listener(
+    made: Lifecycle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    current(made).response = True
+    monkeypatch.setattr(ReuseportGroup, "_attach", staticmethod(refuse))
+    with pytest.raises(ListenerError, match="Cannot allocate memory"):
+        made.advance(time.monotonic())
+
+
+def test_a_predecessor_serves_on_though_no_filter_can_be_attached(
+    made: Lifecycle, warned: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = serve(made)
+    second = replace(made, monkeypatch)
+    second.response = True
+    made.advance(time.monotonic())
+    assert (made.current, made.predecessor) == (second, first)
+    second.end = "listener test ended (killed by SIGKILL)"
+    monkeypatch.setattr(ReuseportGroup, "_attach", staticmethod(refuse))
+    made.advance(time.monotonic())
+    assert (made.current, made.predecessor) == (first, None)
+    assert first.state is State.SERVING
+    assert made.group.members == list(first.endpoint.sockets)
+    assert len(warned) == 1
+
+
+def test_a_response_counts_though_it_is_seen_after_the_deadline(made: Lifecycle) -> None:
+    """The launcher was stopped (SIGSTOP) meanwhile."""
+    life = current(made)
+    life.response = True
+    assert life.deadline is not None
+    made.advance(life.deadline + 1)
+    assert life.state is State.SERVING

@@ -1,0 +1,157 @@
+"""The loop of app/launcher/supervisor.py with listeners that are only said to be there, and what can leave it."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from app.launcher import signals, supervisor
+from app.launcher.server_process import ListenerError, State
+from app.launcher.supervisor import FAILED, Supervisor
+from app.settings.errors import ConfigurationError
+
+Act = Callable[[], None]
+
+
+class Life:
+    def __init__(self, state: State = State.SERVING, end: str | None = None) -> None:
+        self.state = state
+        self.end = end
+
+    def ended(self) -> str | None:
+        return self.end
+
+
+class Told:
+    """A listener that does, at each advance, what it is told next; a stop drains it by the advance after."""
+
+    endpoint = SimpleNamespace(listener=SimpleNamespace(name="test"))
+    watch = None
+
+    def __init__(self, *acts: Act, lives: tuple[Life, ...] = ()) -> None:
+        self.acts = list(acts)
+        self.lives = list(lives)
+        self.stopped = self.killed = False
+
+    @property
+    def is_serving(self) -> bool:
+        return any(each.state is State.SERVING for each in self.lives)
+
+    def start(self) -> None:
+        if self.acts:
+            self.acts.pop(0)()
+        self.lives = [Life()]
+
+    def advance(self, _: float) -> None:
+        if self.acts and self.lives:
+            self.acts.pop(0)()
+        elif self.stopped:
+            self.lives.clear()
+
+    def next_event(self) -> float:
+        return 0.0
+
+    def release(self, life: Life) -> None:
+        self.lives = [each for each in self.lives if each is not life]
+
+    def stop(self, _: float) -> None:
+        self.stopped = True
+
+    def kill(self) -> None:
+        self.killed = self.killed or bool(self.lives)
+        self.lives.clear()
+
+
+def failing(error: BaseException) -> Act:
+    def act() -> None:
+        raise error
+
+    return act
+
+
+@pytest.fixture
+def supervise(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Supervisor]:
+    monkeypatch.setattr(signals, "wait", lambda _: None)
+    monkeypatch.setattr(supervisor, "reap_others", nothing)
+    monkeypatch.setattr(supervisor, "warn", lambda _: None)
+
+    def make(*listeners: Told, waiting: tuple[Told, ...] = ()) -> Supervisor:
+        configuration: Any = SimpleNamespace(server=None)
+        made = Supervisor(configuration, [], lambda _: None, lambda _: "/")
+        untyped: Any = made
+        untyped.listeners, untyped.waiting = [*listeners, *waiting], list(waiting)
+        return made
+
+    return make
+
+
+def nothing() -> None:
+    """Do nothing in an advance."""
+
+
+def test_a_listener_that_has_ended_takes_no_other_ones_replacement_for_its_end(
+    supervise: Callable[..., Supervisor],
+) -> None:
+    """A replacement that is being proved has no clients and is given up; what serves beside it is drained."""
+    ended = Told(failing(ListenerError("ended")), lives=(Life(end="ended"),))
+    renewed = Told(nothing, lives=(serving := Life(), proving := Life(State.PROVING)))
+    seen: list[list[Life]] = []
+    renewed.acts = [nothing, lambda: seen.append(list(renewed.lives))]
+    assert supervise(renewed, ended).run() == FAILED
+    assert not renewed.killed
+    assert seen == [[serving]]
+    assert proving not in renewed.lives
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(12, "Cannot allocate memory")], ids=["memory", "system"])
+def test_what_fails_in_the_loop_drains_all(supervise: Callable[..., Supervisor], error: Exception) -> None:
+    one, other = Told(failing(error), lives=(Life(),)), Told(lives=(Life(),))
+    assert supervise(one, other).run() == FAILED
+    assert (one.stopped, other.stopped) == (True, True)
+    assert (one.killed, other.killed) == (False, False)
+
+
+def test_what_fails_again_at_the_stop_kills_all(supervise: Callable[..., Supervisor]) -> None:
+    one, other = Told(*[failing(MemoryError())] * 2, lives=(Life(),)), Told(lives=(Life(),))
+    assert supervise(one, other).run() == FAILED
+    assert (one.killed, other.killed) == (True, True)
+
+
+def test_a_port_that_is_taken_since_drains_the_listeners_before_it(supervise: Callable[..., Supervisor]) -> None:
+    first = Told(lives=(Life(),))
+    second = Told(failing(ConfigurationError("TEST_PORT=1 cannot be bound")))
+    with pytest.raises(ConfigurationError, match="TEST_PORT=1 cannot be bound"):
+        supervise(first, waiting=(second,)).run()
+    assert first.stopped
+    assert not first.killed
+
+
+@pytest.fixture
+def main() -> Iterator[Callable[[], int]]:
+    """The command, which does not change this process's standard streams or signals."""
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    with ExitStack() as stack:
+        from app.__main__ import main  # noqa: PLC0415 - blocks signals when it is imported
+
+        stack.enter_context(mock.patch.object(sys, "argv", ["app"]))
+        stack.enter_context(mock.patch.dict(os.environ, {}, clear=True))
+        stack.enter_context(mock.patch("app.launcher.console.open_standard_streams"))
+        yield main
+    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+def test_a_want_of_memory_is_an_error_of_configuration_at_the_start_alone(main: Callable[[], int]) -> None:
+    with mock.patch("app.run.preflight", side_effect=MemoryError):
+        assert main() == 2
+    with (
+        mock.patch("app.run.preflight", return_value=(None, [])),
+        mock.patch("app.run.serve", side_effect=MemoryError),
+        pytest.raises(MemoryError),
+    ):
+        main()
