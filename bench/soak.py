@@ -9,7 +9,6 @@ import os
 import platform
 import re
 import resource
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ import psutil
 import trustme
 
 from bench import proc
+from bench.ports import free_ports
 from bench.verified_load import ROOT, Load, Tally, wait_until
 
 FIGURES = ROOT / "docs" / "reliability-figures.json"
@@ -217,14 +217,6 @@ def put(text: str, begin: str, end: str) -> None:
     DOCUMENT.write_text(f"{before}{text}{after}")
 
 
-def free_ports() -> tuple[int, int]:
-    """Return two ports that nobody has."""
-    with socket.socket() as first, socket.socket() as second:
-        for each in (first, second):
-            each.bind(("127.0.0.1", 0))
-        return first.getsockname()[1], second.getsockname()[1]
-
-
 @contextmanager
 def serving(folder: Path, failures: list[str]) -> Iterator[Target]:
     """Run the service with a pair of a new authority, and stop it; what it did wrong is added to `failures`."""
@@ -233,7 +225,7 @@ def serving(folder: Path, failures: list[str]) -> Iterator[Target]:
     leaf = authority.issue_cert("localhost")
     leaf.private_key_pem.write_to_path(str(folder / "server.key"))
     leaf.cert_chain_pems[0].write_to_path(str(folder / "server.crt"))
-    port, tls_port = free_ports()
+    port, tls_port = free_ports(2)
     variables = {"PORT": str(port), "TLS_PORT": str(tls_port), "WORKERS": str(WORKERS)}
     variables |= {"TLS_CERT": str(folder / "server.crt"), "TLS_KEY": str(folder / "server.key")}
     output, errors = folder / "output", folder / "errors"

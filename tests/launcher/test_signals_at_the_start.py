@@ -69,7 +69,6 @@ def test_of_launchers_that_start_at_the_same_moment_one_serves_and_its_stop_prin
                     folder = tmp_path / f"{turn}-{match}-{index}"
                     folder.mkdir()
                     two.append(Service(folder, **(pair | {"PORT": port, "TLS_PORT": tls_port})))
-                    two[-1].port, two[-1].tls_port = int(port), int(tls_port)
                     stack.callback(two[-1].destroy)
                 rivals.append(two)
             for two in rivals:

@@ -2,12 +2,15 @@
 
 import os
 import socket
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from tests.support.configuration import SERVER_TOML, check, configured, rejected
 from tests.support.ports import free_port, free_ports
+
+PORT_VARIABLES = [each["port_variable"] for each in tomllib.loads(SERVER_TOML)["listener"]]
 
 
 def test_check_reports_what_would_be_served_and_starts_nothing(pair: dict[str, str], tmp_path: Path) -> None:
@@ -49,7 +52,7 @@ def test_workers_are_counted_by_affinity() -> None:
     assert f" {len(os.sched_getaffinity(0))} worker" in check().stdout
 
 
-@pytest.mark.parametrize("variable", ["PORT", "TLS_PORT", "H2C_PORT", "WORKERS"])
+@pytest.mark.parametrize("variable", [*PORT_VARIABLES, "WORKERS"])
 @pytest.mark.parametrize("value", ["", "x", "0", "-1", "1.5", "65536", "99999999999999999999", "\uff18\uff10", " 80"])
 def test_an_invalid_number_is_reported_with_its_variable(variable: str, value: str) -> None:
     assert f"{variable}={value!r} is not an integer from 1 to" in rejected(**{variable: value})
@@ -69,7 +72,7 @@ def test_two_listeners_need_two_ports() -> None:
     assert f"PORT={port}: listener json would share it with listener json-tls" in rejected(PORT=port, TLS_PORT=port)
 
 
-@pytest.mark.parametrize("variable", ["PORT", "TLS_PORT"])
+@pytest.mark.parametrize("variable", PORT_VARIABLES)
 @pytest.mark.parametrize("option", [socket.SO_REUSEADDR, socket.SO_REUSEPORT])
 def test_a_taken_port_is_reported(variable: str, option: int) -> None:
     with socket.socket() as holder:
