@@ -61,7 +61,7 @@ def loads(service: Service) -> Iterator[list[Load]]:
 
 def lost(tally: Tally) -> int:
     """Return how many handshakes and requests failed; an idle connection may be closed (RFC 9112, section 9.3)."""
-    return tally.unopened + tally.unanswered + tally.broken + tally.wrong + tally.waiting
+    return tally.unopened + tally.unresponded + tally.broken + tally.wrong + tally.waiting
 
 
 def episode(service: Service, record: Record, seconds: float, *, kill: bool) -> None:
@@ -87,7 +87,7 @@ def print_progress(record: Record) -> None:
     """Print what has been done so far."""
     tally = Tally.sum([*record.lossless, *record.killed])
     print(
-        f"{sum(record.actions.values())} actions, {tally.opened} connections, {tally.answered} responses,"
+        f"{sum(record.actions.values())} actions, {tally.opened} connections, {tally.responded} responses,"
         f" {len(record.failures)} failures",
         *record.failures,
         sep="\n",
@@ -204,7 +204,7 @@ def section(figures: dict[str, Any]) -> str:
     head = "| workers | minutes | actions | handshakes and connections | responses, all verified | lost | MiB before, after |"
     rows = [
         f"| {each['workers']} | {each['seconds'] / 60:.0f} | {sum(each['actions'].values())} | {each['tally']['opened']:,}"
-        f" | {each['tally']['answered']:,} | {each['lost']} | {each['memory'][0]}, {each['memory'][1]} |"
+        f" | {each['tally']['responded']:,} | {each['lost']} | {each['memory'][0]}, {each['memory'][1]} |"
         for each in figures["results"]
     ]
     actions: Counter[str] = sum((Counter(each["actions"]) for each in figures["results"]), Counter())

@@ -126,7 +126,7 @@ def measure(target: Target, name: str, load: Callable[[float], Tally], span: Spa
         "name": name,
         "seconds": span.seconds,
         "connections": tally.opened,
-        "answered": tally.answered,
+        "responded": tally.responded,
         "failed": tally.failed,
         "longest": round(tally.longest, 2),
         "cold": cold,
@@ -177,7 +177,7 @@ def table(results: list[Figures]) -> str:
     """Return the figures as a Markdown table."""
     head = "| load | s | connections opened | responses, all verified | failed | slowest response, s | MiB cold, warm, after |"
     rows = [
-        f"| {each['name']} | {each['seconds']:.0f} | {each['connections']:,} | {each['answered']:,} | {each['failed']}"
+        f"| {each['name']} | {each['seconds']:.0f} | {each['connections']:,} | {each['responded']:,} | {each['failed']}"
         f" | {each['longest']:.2f} | {each['cold']['anonymous']}, {each['before']['anonymous']},"
         f" {' '.join(str(level['anonymous']) for level in each['after'])} ({each['growth']:.2f}) |"
         for each in results

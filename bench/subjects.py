@@ -171,8 +171,18 @@ SUBJECTS = (
         _uvicorn(STARLETTE),
         ("framework",),
     ),
-    Subject("starlette-loop", "a Starlette application on this launcher, on the loop", _launcher(STARLETTE, "loop"), ("framework",)),
-    Subject("starlette-inline", "a Starlette application on this launcher, inline", _launcher(STARLETTE, "inline"), ("framework",)),
+    Subject(
+        "starlette-loop",
+        "a Starlette application on this launcher, on the loop",
+        _launcher(STARLETTE, "loop"),
+        ("framework",),
+    ),
+    Subject(
+        "starlette-inline",
+        "a Starlette application on this launcher, inline",
+        _launcher(STARLETTE, "inline"),
+        ("framework",),
+    ),
     *(
         Subject(name, "this service with another compressor", _launcher(variant(name)), ("compressors",))
         for name in CANDIDATES

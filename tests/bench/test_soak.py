@@ -30,7 +30,7 @@ def test_a_load_is_served_and_leaves_nothing(
     service = launch(**pair).ready()
     figures = measure(soak.Target(service.process.pid, service.port, service.tls_port, authority_file))
     assert figures["failures"] == [], figures
-    assert figures["answered"] > 500
+    assert figures["responded"] > 500
     service.stop()
     assert service.errors.read_text() == ""
 

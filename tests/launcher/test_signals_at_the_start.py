@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.faults import STOP_BLOCKED
 from tests.support.ports import free_ports
 from tests.support.processes import has_signal, wait_until
 from tests.support.service import START_DEADLINE, STOP_DEADLINE, Launch, Service
+from tests.support.wrappers import STOP_BLOCKED
 
 pytestmark = pytest.mark.xdist_group("load")  # one at a time: each loads the machine
 

@@ -1,6 +1,5 @@
 """A pair that is replaced on disk while the service runs."""
 
-import os
 import shutil
 import signal
 import ssl
@@ -179,28 +178,6 @@ def test_an_invalid_pair_changes_nothing_and_is_reported_once(
     assert "; the pair from before is served on" in service.errors.read_text()
     issue(authority, folder)
     wait_until(lambda: served_leaf(service, trust) == leaf_of(folder), "the pair that is right again", RENEWED_WITHIN)
-    service.stop()
-
-
-def test_a_replaced_worker_serves_the_pair_that_was_checked(
-    launch: Launch, authority: trustme.CA, trust: ssl.SSLContext, tmp_path: Path
-) -> None:
-    folder = issue(authority, tmp_path / "certs")
-    service = launch(configured(tmp_path, with_certificate_interval(0)), WORKERS="1").ready()
-    old = leaf_of(folder)
-    (folder / "server.key").write_bytes(b"nothing")
-    server_process = service.server_processes[0]
-    (worker,) = service.workers(server_process)
-    os.kill(worker, signal.SIGKILL)
-    wait_until(lambda: service.workers(server_process) not in ([], [worker]), "a new worker")
-
-    def serves_the_old_leaf() -> bool:
-        try:
-            return served_leaf(service, trust) == old
-        except OSError:
-            return False
-
-    wait_until(serves_the_old_leaf, "a handshake with the new worker")
     service.stop()
 
 
