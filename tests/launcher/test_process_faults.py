@@ -38,10 +38,9 @@ def test_a_killed_worker_is_replaced_and_the_others_go_on(
     service.stop()
 
 
-@pytest.mark.parametrize(("index", "name"), [(0, "json-tls"), (1, "json")])
-def test_a_crash_loop_is_exit_1(launch: Launch, pair: dict[str, str], index: int, name: str) -> None:
+def test_a_crash_loop_is_exit_1(launch: Launch, pair: dict[str, str]) -> None:
     service = launch(**pair).ready()
-    server_process = service.server_processes[index]
+    server_process = service.server_processes[0]
     victims: set[int] = set()
 
     def killed_again() -> bool:
@@ -55,7 +54,7 @@ def test_a_crash_loop_is_exit_1(launch: Launch, pair: dict[str, str], index: int
     wait_until(killed_again, "the launcher's end", 15)
     assert service.wait() == 1
     service.gone()
-    assert f"listener {name} ended (exit status 1); stopping the others" in service.errors.read_text()
+    assert "listener json-tls ended (exit status 1); stopping the others" in service.errors.read_text()
 
 
 @pytest.mark.parametrize(("index", "name", "wrapper"), [(0, "json-tls", SIGNALS_IGNORED_AND_BLOCKED), (1, "json", ())])
@@ -91,14 +90,14 @@ def test_a_stopped_worker_responds_late_and_the_others_go_on(launch: Launch, pai
     stopped = time.monotonic()
     wait_until(lambda: all(each.tally().waiting > 5 for each in kept), "requests at the stopped workers")
     before = [each.tally().responded for each in kept]
-    time.sleep(max(0.0, stopped + 5 - time.monotonic()))  # the fault is that long
-    assert all(each.tally().responded > least + 500 for each, least in zip(kept, before, strict=True))
+    time.sleep(max(0.0, stopped + 3 - time.monotonic()))  # the fault is that long
+    assert all(each.tally().responded > least + 300 for each, least in zip(kept, before, strict=True))
     for victim in victims:
         os.kill(victim, signal.SIGCONT)
     for each in kept:
         tally = each.end()
         assert tally.failed == 0, tally
-        assert tally.longest > 4, tally
+        assert tally.longest > 2, tally
     for each in reopened:  # a new TLS connection waits for its handshake, before its request counts as sent
         tally = each.end()
         assert tally.failed == 0, tally

@@ -42,16 +42,16 @@ def test_a_stop_under_load_on_both_listeners_cuts_no_response(
     launch: Launch, pair: dict[str, str], load: Loads
 ) -> None:
     service = launch(**pair).ready()
-    tallies = stop_under(service, [load(service, listener, 512) for listener in ("json-tls", "json")])
+    tallies = stop_under(service, [load(service, listener, 256) for listener in ("json-tls", "json")])
     for tally in tallies:
-        no_response_is_cut(tally, 512)
+        no_response_is_cut(tally, 256)
     assert service.errors.read_text() == ""
 
 
 def test_a_stop_under_load_over_tls_cuts_no_response(launch: Launch, pair: dict[str, str], load: Loads) -> None:
     service = launch(**pair).ready()
-    (tally,) = stop_under(service, [load(service, "json-tls", 1024)])
-    no_response_is_cut(tally, 1024)
+    (tally,) = stop_under(service, [load(service, "json-tls", 512)])
+    no_response_is_cut(tally, 512)
     assert service.errors.read_text() == ""
 
 
