@@ -269,7 +269,7 @@ def test_a_variant_keeps_as_many_connections_as_the_service() -> None:
 
     with start(APPLICATION="bench.variants:ceiling") as variant:
         assert variant.stdout
-        assert variant.stdout.readline()  # a listener has answered
+        assert variant.stdout.readline()  # a listener responds
         variant.terminate()
         said = about_open_files(variant)
     with start("--check") as service:
