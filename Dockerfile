@@ -1,7 +1,7 @@
 FROM python:3.13-slim
 
 LABEL org.opencontainers.image.title="granian-json" \
-      org.opencontainers.image.description="GET /json/{count}?m={m} from raw ASGI, msgspec and Granian" \
+      org.opencontainers.image.description="GET /json/{count} from raw ASGI, msgspec and Granian" \
       org.opencontainers.image.licenses="MIT"
 
 COPY requirements.txt /tmp/requirements.txt

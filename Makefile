@@ -55,7 +55,7 @@ check: $(DEVELOPMENT)  ## format and lint (ruff), types (mypy), who imports whom
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache --no-logo
 
-bench-app: $(RUNTIME)  ## what a request costs in process, against msgspec's encode alone
+bench-app: $(RUNTIME)  ## what a request costs in process; fails if a request head takes longer than its bound
 	@$(BIN)/python -m bench.app
 
 bench: $(DEVELOPMENT)  ## this service beside others, about six minutes; needs wrk and h2load

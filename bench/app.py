@@ -1,7 +1,7 @@
 """What a request costs in process, against msgspec's encode of the same Structs: `python -m bench.app`.
 
 Both go through the arena's mix, in turn; the ratio is taken round by round, and medians are printed. The heads that cost
-most follow (see heads.py).
+most follow (see heads.py); the exit status is 1 if one is over its bound.
 """
 
 import os
@@ -94,16 +94,18 @@ def measure() -> Cost:
     )
 
 
-def main() -> None:
-    """Measure the mix, then the heads that cost most, and print both."""
+def main() -> int:
+    """Measure the mix, then the heads that cost most, and print both; the exit status is 1 if a head is over its bound."""
     cost = measure()
     print(f"Python {platform.python_version()} in {sys.base_prefix}, msgspec {msgspec.__version__}")
     print(f"encode alone  {cost.encode:6.2f} us")
     print(f"request       {cost.request:6.2f} us")
     print(f"ratio         {cost.ratio:6.2f}    (8 in 10 rounds between {cost.low:.2f} and {cost.high:.2f})")
     print()
-    print(heads.text(heads.measure(build(load(os.environ)))))
+    rows = heads.measure(build(load(os.environ)))
+    print(heads.text(rows))
+    return 1 if heads.number_over(rows) else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

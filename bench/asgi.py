@@ -1,6 +1,7 @@
 """Calling the application in process, as a server calls it."""
 
 from collections.abc import Sequence
+from urllib.parse import quote
 
 from app.service.application import Application, Message
 
@@ -15,6 +16,7 @@ def scope(path: str, query: bytes, fields: Sequence[tuple[bytes, bytes]] = (LOCA
         "http_version": "1.1",
         "method": "GET",
         "path": path,
+        "raw_path": quote(path).encode(),
         "query_string": query,
         "headers": list(fields),
     }

@@ -25,6 +25,7 @@ import trustme
 
 from bench import faults, proc, soak
 from bench.faults import Service
+from bench.ports import free_ports
 from bench.verified_load import ROOT, Load, Tally, wait_until
 
 FIGURES = ROOT / "docs" / "campaign-figures.json"
@@ -60,7 +61,7 @@ def loads(service: Service) -> Iterator[list[Load]]:
 
 def lost(tally: Tally) -> int:
     """Return how many handshakes and requests failed; an idle connection may be closed (RFC 9112, section 9.3)."""
-    return tally.unopened + tally.unanswered + tally.broken + tally.wrong + tally.waiting
+    return tally.unopened + tally.unresponded + tally.broken + tally.wrong + tally.waiting
 
 
 def episode(service: Service, record: Record, seconds: float, *, kill: bool) -> None:
@@ -86,7 +87,7 @@ def print_progress(record: Record) -> None:
     """Print what has been done so far."""
     tally = Tally.sum([*record.lossless, *record.killed])
     print(
-        f"{sum(record.actions.values())} actions, {tally.opened} connections, {tally.answered} responses,"
+        f"{sum(record.actions.values())} actions, {tally.opened} connections, {tally.responded} responses,"
         f" {len(record.failures)} failures",
         *record.failures,
         sep="\n",
@@ -102,7 +103,7 @@ def serving(folder: Path, workers: int, output: str, failures: list[str]) -> Ite
     faults.by_renaming(folder, faults.issue(authority, "RSA-2048"))
     settings = (ROOT / "server.toml").read_text().replace("certificate_interval = 5", "certificate_interval = 1")
     (folder / "server.toml").write_text(settings)
-    port, tls_port = soak.free_ports()
+    port, tls_port = free_ports(2)
     variables = {"PORT": str(port), "TLS_PORT": str(tls_port), "WORKERS": str(workers)}
     variables |= {"TLS_CERT": str(folder / "server.crt"), "TLS_KEY": str(folder / "server.key")}
     reader, writer = os.pipe()
@@ -203,7 +204,7 @@ def section(figures: dict[str, Any]) -> str:
     head = "| workers | minutes | actions | handshakes and connections | responses, all verified | lost | MiB before, after |"
     rows = [
         f"| {each['workers']} | {each['seconds'] / 60:.0f} | {sum(each['actions'].values())} | {each['tally']['opened']:,}"
-        f" | {each['tally']['answered']:,} | {each['lost']} | {each['memory'][0]}, {each['memory'][1]} |"
+        f" | {each['tally']['responded']:,} | {each['lost']} | {each['memory'][0]}, {each['memory'][1]} |"
         for each in figures["results"]
     ]
     actions: Counter[str] = sum((Counter(each["actions"]) for each in figures["results"]), Counter())

@@ -19,17 +19,30 @@ def draw(measurements: Sequence[Measurement], folder: Path) -> str:
 
     shown = []
     for profile in ("json-tls", "json"):
-        figure, axes = plt.subplots(figsize=(8, 4.5))
-        for name, line in _ratios(measurements, profile).items():
-            axes.plot(*zip(*sorted(line), strict=True), marker="o", label=name)
-        axes.set(xscale="log", xlabel="connections", ylabel=f"rate, {SERVICE} = 1", title=profile, ylim=(0, None))
-        axes.legend(fontsize="small")
+        lines = {name: sorted(line) for name, line in _ratios(measurements, profile).items()}
+        if not lines:
+            continue
+        figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+        # The legend beside the lines is in the order of their ends.
+        for name, line in sorted(lines.items(), key=lambda each: -each[1][-1][1]):
+            axes.plot(*zip(*line, strict=True), marker="o", label=name)
+        axes.set(xscale="log", xlabel="connections", ylabel=f"requests a second, {SERVICE} = 1", ylim=(0, None))
+        axes.set_title(f"{profile}: rates by connections")
+        measured = sorted({connections for line in lines.values() for connections, _ in line})
+        axes.set_xticks(measured, [f"{each:,}" for each in measured])
+        axes.minorticks_off()
+        figure.legend(loc="outside right center")
         figure.savefig(folder / f"{profile}.svg", metadata={"Date": None})
         shown.append(f"![{profile}: rates by connections](results/{profile}.svg)")
     for grown in (each for each in measurements if isinstance(each, GrowthByCount)):
-        figure, axes = plt.subplots(figsize=(8, 3.5))
+        figure, axes = plt.subplots(figsize=(8, 3.5), layout="constrained")
         axes.plot(list(grown.rates), list(grown.rates.values()), marker="o")
-        axes.set(xlabel="count", ylabel="requests a second", title=f"{SERVICE} over TLS, by count", ylim=(0, None))
+        axes.set(
+            xlabel="count, items of a response",
+            ylabel="requests a second",
+            title=f"{SERVICE} over TLS, by count",
+            ylim=(0, None),
+        )
         figure.savefig(folder / "count.svg", metadata={"Date": None})
         shown.append("![rate by count](results/count.svg)")
     return "\n\n".join(shown)

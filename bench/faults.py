@@ -49,8 +49,8 @@ class Service:
 
     @property
     def server_processes(self) -> list[int]:
-        """The children of the launcher that have workers, in the order of their start."""
-        return [each for each in proc.children(self.process.pid) if proc.children(each)]
+        """Those of the launcher, in the order of their start."""
+        return proc.server_processes(self.process.pid)
 
     def worker(self) -> int:
         """Return any worker."""

@@ -4,6 +4,7 @@ psutil's `Process.children` leaves out children whose start it takes to be befor
 machine's clock is set.
 """
 
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,6 +22,19 @@ def children(pid: int) -> list[int]:
 def descendants(pid: int) -> list[int]:
     """Return the children of a process, and theirs."""
     return [each for child in children(pid) for each in (child, *descendants(child))]
+
+
+def server_processes(launcher: int) -> list[int]:
+    """Return the server processes of a launcher, those started first first.
+
+    Each leads a session. The launcher's other children do not: they live for a moment, to ask for responses or to try an
+    application.
+    """
+    found = []
+    for each in children(launcher):
+        with suppress(ProcessLookupError):  # it has ended
+            found += [each] if os.getsid(each) == each else []
+    return found
 
 
 def open_files(pid: int) -> int:

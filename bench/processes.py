@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import ssl
 import subprocess
 import tempfile
@@ -17,6 +16,7 @@ import psutil
 from bench import oracle
 from bench.generators import MeasurementError
 from bench.plan import Pair, Plan
+from bench.ports import free_ports
 from bench.subjects import ROOT, Place, Subject
 
 START_DEADLINE = 15.0
@@ -117,8 +117,7 @@ def started(subject: Subject, plan: Plan, profile: str, pair: Pair | None, worke
         place = Place(
             profile=profile,
             folder=Path(folder),
-            port=_free_port(),
-            spare_ports=(_free_port(), _free_port()),
+            port=free_ports(1)[0],
             certificate=pair.certificate if pair else None,
             key=pair.key if pair else None,
             targets=(*oracle.MIX, *oracle.CHECKS),
@@ -131,12 +130,6 @@ def started(subject: Subject, plan: Plan, profile: str, pair: Pair | None, worke
             yield running
         finally:
             running.end()
-
-
-def _free_port() -> int:
-    with socket.socket() as candidate:
-        candidate.bind(("127.0.0.1", 0))
-        return int(candidate.getsockname()[1])
 
 
 def _check(running: Running, pair: Pair | None) -> None:

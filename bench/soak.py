@@ -9,7 +9,6 @@ import os
 import platform
 import re
 import resource
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ import psutil
 import trustme
 
 from bench import proc
+from bench.ports import free_ports
 from bench.verified_load import ROOT, Load, Tally, wait_until
 
 FIGURES = ROOT / "docs" / "reliability-figures.json"
@@ -126,7 +126,7 @@ def measure(target: Target, name: str, load: Callable[[float], Tally], span: Spa
         "name": name,
         "seconds": span.seconds,
         "connections": tally.opened,
-        "answered": tally.answered,
+        "responded": tally.responded,
         "failed": tally.failed,
         "longest": round(tally.longest, 2),
         "cold": cold,
@@ -177,7 +177,7 @@ def table(results: list[Figures]) -> str:
     """Return the figures as a Markdown table."""
     head = "| load | s | connections opened | responses, all verified | failed | slowest response, s | MiB cold, warm, after |"
     rows = [
-        f"| {each['name']} | {each['seconds']:.0f} | {each['connections']:,} | {each['answered']:,} | {each['failed']}"
+        f"| {each['name']} | {each['seconds']:.0f} | {each['connections']:,} | {each['responded']:,} | {each['failed']}"
         f" | {each['longest']:.2f} | {each['cold']['anonymous']}, {each['before']['anonymous']},"
         f" {' '.join(str(level['anonymous']) for level in each['after'])} ({each['growth']:.2f}) |"
         for each in results
@@ -217,14 +217,6 @@ def put(text: str, begin: str, end: str) -> None:
     DOCUMENT.write_text(f"{before}{text}{after}")
 
 
-def free_ports() -> tuple[int, int]:
-    """Return two ports that nobody has."""
-    with socket.socket() as first, socket.socket() as second:
-        for each in (first, second):
-            each.bind(("127.0.0.1", 0))
-        return first.getsockname()[1], second.getsockname()[1]
-
-
 @contextmanager
 def serving(folder: Path, failures: list[str]) -> Iterator[Target]:
     """Run the service with a pair of a new authority, and stop it; what it did wrong is added to `failures`."""
@@ -233,7 +225,7 @@ def serving(folder: Path, failures: list[str]) -> Iterator[Target]:
     leaf = authority.issue_cert("localhost")
     leaf.private_key_pem.write_to_path(str(folder / "server.key"))
     leaf.cert_chain_pems[0].write_to_path(str(folder / "server.crt"))
-    port, tls_port = free_ports()
+    port, tls_port = free_ports(2)
     variables = {"PORT": str(port), "TLS_PORT": str(tls_port), "WORKERS": str(WORKERS)}
     variables |= {"TLS_CERT": str(folder / "server.crt"), "TLS_KEY": str(folder / "server.key")}
     output, errors = folder / "output", folder / "errors"

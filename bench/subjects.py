@@ -1,4 +1,4 @@
-"""The servers that are measured. Adding one is a row in SUBJECTS."""
+"""The servers that are measured. Adding one: a row in SUBJECTS, its command above it, its package in results.py."""
 
 import shutil
 import sys
@@ -6,7 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
+from app.settings.config import DEFAULT_PATH
+from app.settings.tables import ServerFile
 from bench import oracle
+from bench.ports import free_ports
 from bench.variants import CANDIDATES
 
 ROOT = Path(__file__).parent.parent
@@ -19,7 +24,6 @@ class Place:
     profile: str
     folder: Path
     port: int
-    spare_ports: tuple[int, int]
     certificate: Path | None
     key: Path | None
     targets: tuple[tuple[int, int], ...]
@@ -45,10 +49,13 @@ def _launcher(application: str | None = None, runs: str = "inline") -> Command:
     """Serve the service, or another application, on the launcher's own settings; the other listeners are idle."""
 
     def command(place: Place) -> tuple[list[str], dict[str, str]]:
-        measured = {"json-tls": "TLS_PORT", "json-h2c": "H2C_PORT"}.get(place.profile, "PORT")
-        others = [name for name in ("TLS_PORT", "PORT") if name != measured]
-        environment = {measured: str(place.port), "WORKERS": str(place.workers)}
-        environment |= {name: str(port) for name, port in zip(others, place.spare_ports, strict=False)}
+        # A profile is served by the listener of its name; those that have none are HTTP/1.1 in plaintext, as json is.
+        tables = msgspec.toml.decode(DEFAULT_PATH.read_bytes(), type=ServerFile).listener
+        by_name = {each.name: each for each in tables}
+        measured = by_name.get(place.profile, by_name["json"])
+        others = [each.port_variable for each in tables if each.enabled and each is not measured]
+        environment = {measured.port_variable: str(place.port), "WORKERS": str(place.workers)}
+        environment |= {name: str(port) for name, port in zip(others, free_ports(len(others)), strict=True)}
         if place.tls:
             environment |= {"TLS_CERT": str(place.certificate), "TLS_KEY": str(place.key)}
         if application:
@@ -150,7 +157,7 @@ SUBJECTS = (
     Subject("uvicorn", "uvicorn (uvloop, httptools), the same application", _uvicorn(), (*HTTP1, "json-comp")),
     Subject(
         "uvicorn-zlib",
-        "the same with zlib at level 1, as in its arena entry",
+        "uvicorn with zlib at level 1, as in its arena entry",
         _uvicorn(variant("gzip-zlib-1")),
         ("json-comp",),
     ),
@@ -164,8 +171,18 @@ SUBJECTS = (
         _uvicorn(STARLETTE),
         ("framework",),
     ),
-    Subject("starlette-loop", "it on this launcher, on the loop", _launcher(STARLETTE, "loop"), ("framework",)),
-    Subject("starlette-inline", "it on this launcher, inline", _launcher(STARLETTE, "inline"), ("framework",)),
+    Subject(
+        "starlette-loop",
+        "a Starlette application on this launcher, on the loop",
+        _launcher(STARLETTE, "loop"),
+        ("framework",),
+    ),
+    Subject(
+        "starlette-inline",
+        "a Starlette application on this launcher, inline",
+        _launcher(STARLETTE, "inline"),
+        ("framework",),
+    ),
     *(
         Subject(name, "this service with another compressor", _launcher(variant(name)), ("compressors",))
         for name in CANDIDATES

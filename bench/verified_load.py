@@ -49,13 +49,13 @@ class Tally:
     opened: int = 0
     unopened: int = 0
     """Refused, or cut before the handshake was done: no request was sent."""
-    answered: int = 0
+    responded: int = 0
     """Requests whose response had the right status, length and body."""
     waiting: int = 0
     """Requests without a response yet."""
     idle: int = 0
     """Connections that the server closed while no request was sent."""
-    unanswered: int = 0
+    unresponded: int = 0
     """Connections closed after a request, with no byte of its response."""
     broken: int = 0
     """Connections closed in the middle of a response."""
@@ -75,7 +75,7 @@ class Tally:
     @property
     def failed(self) -> int:
         """How many connections and requests ended without a right response."""
-        return self.unopened + self.waiting + self.idle + self.unanswered + self.broken + self.wrong
+        return self.unopened + self.waiting + self.idle + self.unresponded + self.broken + self.wrong
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ class Connection(asyncio.Protocol):
                 self.fail()
                 return
             tally = self.client.tally
-            tally.answered += 1
+            tally.responded += 1
             tally.longest = max(tally.longest, self.loop.time() - self.sent)
             last = b"\r\nconnection: close\r\n" in self.received[: end + 2]  # then the server closes
             self.expected, self.received = None, b""
@@ -232,7 +232,7 @@ class Connection(asyncio.Protocol):
         if self.received:
             self.client.tally.broken += 1
         elif self.expected is not None:
-            self.client.tally.unanswered += 1
+            self.client.tally.unresponded += 1
         elif not self.closing:
             self.client.tally.idle += 1
 
@@ -251,7 +251,7 @@ class Load:
         processes: int = 1,
     ) -> None:
         plan = Plan(port, connections // processes, str(authority) if authority else None, requests, pause)
-        self.connections = plan.connections * processes
+        self.connections, self.requests = plan.connections * processes, requests
         self.processes = [
             subprocess.Popen(
                 [sys.executable, "-m", "bench.verified_load", json.dumps(asdict(plan))],
@@ -273,7 +273,9 @@ class Load:
         wait_until(lambda: self.tally().opened >= self.connections, f"{self.connections} connections", deadline)
 
     def begin(self) -> None:
-        """Make the connections that are kept send requests."""
+        """Make the connections that are kept send requests; raise ValueError if none are, as the others send at once."""
+        if self.requests:
+            raise ValueError(f"connections for {self.requests} requests each have begun when they were opened")
         self._command(BEGIN)
 
     def _command(self, command: bytes) -> None:

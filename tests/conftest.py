@@ -14,6 +14,7 @@ from bench.verified_load import Load
 from tests.support.certificates import issue
 from tests.support.load import Loads
 from tests.support.ports import free_port
+from tests.support.renewals import Renewing
 from tests.support.service import Launch, Service, serving
 
 settings.register_profile("without a clock", deadline=None)  # a busy machine is no failure
@@ -112,6 +113,12 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
     yield start
     for each in started:
         each.destroy()
+
+
+@pytest.fixture
+def renewing(launch: Launch, authority: trustme.CA, trust: ssl.SSLContext, tmp_path: Path) -> Renewing:
+    """A service to start, and to renew the pair of."""
+    return Renewing(launch, authority, trust, tmp_path)
 
 
 @pytest.fixture

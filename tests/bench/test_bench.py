@@ -3,12 +3,11 @@
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from bench import heads, oracle, results, tables
+from bench import oracle, results, tables
 from bench.generators import Burst, MeasurementError, parse_h2load, parse_h2load_streams, parse_wrk
 from bench.measurements import STEPS
 from bench.measurements.base import Rate
@@ -250,27 +249,6 @@ def test_an_invalid_argument_is_reported_on_one_line(arguments: tuple[str, ...],
     assert line.startswith(said)
 
 
-@pytest.mark.parametrize("size", heads.SIZES)
-@pytest.mark.parametrize("kind", [heads.paths, heads.queries, heads.fields])
-def test_heads_are_as_long_as_they_are_said_to_be(kind: Callable[[int], dict[str, heads.Head]], size: int) -> None:
-    usual = heads.Head()
-    for name, head in kind(size).items():
-        target = sum(len(part) for part, same in zip(head[:2], usual[:2], strict=True) if part != same)
-        length = target + sum(len(field) + len(value) for field, value in head.fields)
-        few = name.startswith(f"{heads.FIELDS} ") or name.endswith(
-            "digits"
-        )  # short fields; characters of several bytes
-        assert (0 if few else size * 0.95) < length <= size, name
-
-
-def test_heads_over_their_bound_are_shown_as_over() -> None:
-    rows = [heads.Row("slow", [0.0002, 0.0009], 200), heads.Row("fast", [0.0001, 0.001], 404)]
-    first, _, slow, fast = heads.text(rows).splitlines()
-    assert first == "1 of 2 kinds of heads are over their bound"
-    assert slow.split() == ["200.0", "over", "900.0", "under", "200", "'slow'"]
-    assert fast.split() == ["100.0", "under", "1000.0", "under", "404", "'fast'"]
-
-
 @pytest.mark.server
 def test_a_variant_keeps_as_many_connections_as_the_service() -> None:
     ports = dict(zip(("TLS_PORT", "PORT"), map(str, free_ports(2)), strict=True))
@@ -291,7 +269,7 @@ def test_a_variant_keeps_as_many_connections_as_the_service() -> None:
 
     with start(APPLICATION="bench.variants:ceiling") as variant:
         assert variant.stdout
-        assert variant.stdout.readline()  # a listener has answered
+        assert variant.stdout.readline()  # a listener responds
         variant.terminate()
         said = about_open_files(variant)
     with start("--check") as service:

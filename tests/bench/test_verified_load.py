@@ -22,7 +22,7 @@ def test_a_load_notices_a_wrong_body(launch: Launch, tmp_path: Path) -> None:
     service = launch(DATASET_PATH=str(dataset), WORKERS="1").ready()
     with Load(service.port, 4, requests=2) as load:
         wait_until(lambda: load.tally().wrong >= 10, "ten wrong bodies")
-        assert load.tally().answered == 0
+        assert load.tally().responded == 0
     service.stop()
 
 
@@ -46,4 +46,12 @@ def test_a_load_reports_how_a_connection_ended() -> None:
             connection.close()
         wait_until(lambda: load.tally().waiting == 0, "the end of the others")
         tally = load.end()
-    assert (tally.idle, tally.unanswered, tally.broken, tally.answered, tally.wrong) == (1, 1, 2, 0, 0)
+    assert (tally.idle, tally.unresponded, tally.broken, tally.responded, tally.wrong) == (1, 1, 2, 0, 0)
+
+
+def test_connections_that_send_at_once_cannot_begin_again() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        with Load(listener.getsockname()[1], 1, requests=2) as load, pytest.raises(ValueError, match="2 requests each"):
+            load.begin()

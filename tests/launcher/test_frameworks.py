@@ -3,6 +3,7 @@
 import os
 import re
 import ssl
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.support.service import Launch, Service
 
 HERE = "tests.support.frameworks"
 UPLOAD = 20 * 2**20
+CLIENTS = 4
 RENEWALS = int(os.environ.get("RENEWALS", "1"))
 
 
@@ -37,12 +39,13 @@ def framework(
         APPLICATION=f"{HERE}:{request.param}",
         NOTES=str(tmp_path / "notes"),
         H2C_PORT=str(free_port()),
+        WORKERS="1",
         **pair,
     ).ready()
     yield service
     service.stop()
     notes = (tmp_path / "notes").read_text().splitlines()
-    assert (notes.count("startup"), notes.count("shutdown")) == (6, 6)
+    assert (notes.count("startup"), notes.count("shutdown")) == (3, 3)
 
 
 def test_what_a_framework_does_works_on_all_listeners(
@@ -99,13 +102,14 @@ def test_renewals_under_load_fail_no_request(
                 for _ in range(10):
                     number += 1
                     assert client.get(f"/items/{number}", params={"q": "x"}).json()["number"] == number
+                    time.sleep(0.02)  # the rest of the machine is for other tests
         return number
 
     def client() -> httpx.Client:
         return httpx.Client(base_url=service.tls_url, verify=trust, trust_env=False, timeout=30)
 
-    with ThreadPoolExecutor(8) as threads:
-        futures = [threads.submit(load, client) for _ in range(8)]
+    with ThreadPoolExecutor(CLIENTS) as threads:
+        futures = [threads.submit(load, client) for _ in range(CLIENTS)]
         try:
             for renewals in range(1, RENEWALS + 1):
                 issue(authority, certs, "localhost", "127.0.0.1")

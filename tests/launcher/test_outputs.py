@@ -13,10 +13,10 @@ import trustme
 from bench import oracle
 from tests.support.certificates import issue, leaf_of, served_leaf
 from tests.support.configuration import configured, with_certificate_interval
-from tests.support.faults import with_outputs
 from tests.support.http1 import get_on_new_connection
 from tests.support.processes import wait_until
 from tests.support.service import Launch
+from tests.support.wrappers import with_outputs
 
 
 @pytest.fixture

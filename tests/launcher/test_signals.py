@@ -39,7 +39,7 @@ def test_a_launcher_that_is_stopped_beyond_its_next_look_goes_on(
 ) -> None:
     issue(authority, tmp_path / "certs")
     service = launch(configured(tmp_path, with_certificate_interval(1))).ready()
-    for _ in range(3):
+    for _ in range(2):
         freeze(service.process.pid)
         time.sleep(1.2)  # beyond the time-out of its wait, which is what is tried
         os.kill(service.process.pid, signal.SIGCONT)

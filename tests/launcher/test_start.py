@@ -23,7 +23,11 @@ from tests.support.service import Launch, Service
 
 def test_each_listener_is_described_on_a_line(service: Service) -> None:
     lines = service.output.read_text().splitlines()
-    tls, tls_curl, plain, plain_curl = lines
+    named = [line.partition(":")[0] for line in lines[::2]]
+    assert named == [each.name for each in service.listeners]
+    (tls, plain), (tls_curl, plain_curl) = (
+        [lines[2 * named.index(name) + offset] for name in ("json-tls", "json")] for offset in (0, 1)
+    )
     assert re.fullmatch(
         rf"json-tls: https://127\.0\.0\.1:{service.tls_port} HTTP/1\.1 over TLS 1\.3, ALPN http/1\.1, 2 workers;"
         r" certificate for localhost, 127\.0\.0\.1 \(.*server\.crt, .*server\.key\);"
@@ -39,7 +43,7 @@ def test_the_curl_lines_work_when_pasted(service: Service, launch: Launch) -> No
     own = launch().ready()
     for each in (service, own):
         lines = [line for line in each.output.read_text().splitlines() if line.startswith("  curl ")]
-        assert len(lines) == 2
+        assert len(lines) == len(each.listeners)
         for line in lines:
             result = subprocess.run(
                 ["sh", "-c", f"{line.strip()} --silent --show-error"],

@@ -5,14 +5,16 @@ import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
 
 from bench import oracle
+from tests.support.configuration import SERVER_TOML, configured
 from tests.support.http1 import read_response
 from tests.support.ports import is_refused
-from tests.support.processes import freeze, has_been_read, has_signal, wait_until
+from tests.support.processes import freeze, has_signal, have_been_read, wait_until
 from tests.support.service import Launch, Service
 
 
@@ -21,7 +23,7 @@ def under_way(service: Service) -> Iterator[None]:
     """Have half a request at the plaintext listener, which a drain waits for."""
     with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
         connection.sendall(b"GET /json/1?m=9 HTTP/1.1\r\nhost: local")
-        wait_until(lambda: has_been_read(connection), "half a request")
+        wait_until(lambda: have_been_read(connection), "half a request")
         yield
 
 
@@ -85,7 +87,7 @@ def test_requests_in_flight_get_their_responses(
                 connection = stack.enter_context(trust.wrap_socket(connection, server_hostname="localhost"))
             connection.sendall(b"GET /json/%d?m=9 HTTP/1.1\r\nhost: local" % number)
             connections.append(connection)
-        wait_until(lambda: all(has_been_read(connection) for connection in connections), "the requests' first halves")
+        wait_until(lambda: have_been_read(*connections), "the requests' first halves")
         service.signal(signal.SIGTERM)
         wait_until(
             lambda: is_refused(service.port) and is_refused(service.tls_port),
@@ -118,13 +120,17 @@ def test_a_second_signal_ends_it_at_once(launch: Launch, pair: dict[str, str]) -
     assert "is killed with its workers: a second signal asked to stop" in service.errors.read_text()
 
 
-def test_a_server_process_that_does_not_end_is_killed_at_the_deadline(launch: Launch, pair: dict[str, str]) -> None:
-    service = launch(**pair).ready()
+def test_a_server_process_that_does_not_end_is_killed_at_the_deadline(
+    launch: Launch, pair: dict[str, str], tmp_path: Path
+) -> None:
+    text = SERVER_TOML.replace("stop_deadline = 3", "stop_deadline = 1")
+    service = launch(configured(tmp_path, text), **pair).ready()
     with under_way(service):
         service.signal(signal.SIGTERM)
         assert service.wait() == 0
     service.gone()
-    assert "listener json is killed with its workers" in service.errors.read_text()
+    said = "listener json is killed with its workers: it had not ended after stop_deadline=1 s"
+    assert said in service.errors.read_text()
 
 
 def test_what_was_stopped_by_hand_is_drained_like_all_else(launch: Launch, pair: dict[str, str]) -> None:

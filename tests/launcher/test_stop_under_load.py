@@ -18,7 +18,7 @@ def stop_under(service: Service, loads: list[Load]) -> list[Tally]:
         each.opened()
     for each in loads:
         each.begin()
-    wait_until(lambda: all(each.tally().answered > each.connections for each in loads), "a request each", 30)
+    wait_until(lambda: all(each.tally().responded > each.connections for each in loads), "a request each", 30)
     service.remember()
     service.signal(signal.SIGTERM)
     assert service.wait(STOP_DEADLINE) == 0, service.report()
@@ -34,24 +34,24 @@ def no_response_is_cut(tally: Tally, connections: int) -> None:
     no byte of a response (RFC 9112, section 9.3.1).
     """
     assert (tally.broken, tally.wrong, tally.waiting) == (0, 0, 0), tally
-    assert tally.unanswered <= connections / 100, tally
-    assert tally.idle + tally.unanswered == connections, tally
+    assert tally.unresponded <= connections / 100, tally
+    assert tally.idle + tally.unresponded == connections, tally
 
 
 def test_a_stop_under_load_on_both_listeners_cuts_no_response(
     launch: Launch, pair: dict[str, str], load: Loads
 ) -> None:
     service = launch(**pair).ready()
-    tallies = stop_under(service, [load(service, listener, 512) for listener in ("json-tls", "json")])
+    tallies = stop_under(service, [load(service, listener, 256) for listener in ("json-tls", "json")])
     for tally in tallies:
-        no_response_is_cut(tally, 512)
+        no_response_is_cut(tally, 256)
     assert service.errors.read_text() == ""
 
 
 def test_a_stop_under_load_over_tls_cuts_no_response(launch: Launch, pair: dict[str, str], load: Loads) -> None:
     service = launch(**pair).ready()
-    (tally,) = stop_under(service, [load(service, "json-tls", 1024)])
-    no_response_is_cut(tally, 1024)
+    (tally,) = stop_under(service, [load(service, "json-tls", 512)])
+    no_response_is_cut(tally, 512)
     assert service.errors.read_text() == ""
 
 
@@ -61,11 +61,11 @@ def test_connections_that_arrive_during_a_stop_are_served_or_refused(
 ) -> None:
     service = launch(**pair).ready()
     coming = load(service, listener, 256, requests=2)
-    wait_until(lambda: coming.tally().answered > 1000, "a thousand responses")
+    wait_until(lambda: coming.tally().responded > 1000, "a thousand responses")
     service.signal(signal.SIGTERM)
     assert service.wait(STOP_DEADLINE) == 0, service.report()
     service.gone()
     wait_until(lambda: coming.tally().unopened == 256, "every client refused")
     tally = coming.end()
     assert (tally.broken, tally.wrong, tally.waiting) == (0, 0, 0), tally
-    assert tally.unanswered < 128, tally  # they waited to be accepted when the listener closed
+    assert tally.unresponded < 128, tally  # they waited to be accepted when the listener closed

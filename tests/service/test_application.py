@@ -15,7 +15,7 @@ from app.service.application import Application, Message, build, parse_count, pa
 from app.service.catalogue import MULTIPLIER_MAX, MULTIPLIER_MIN, load
 from bench import oracle
 from tests.support.asgi import request
-from tests.support.model import ITEMS
+from tests.support.model import ITEMS, LONG
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +47,14 @@ def test_head_has_the_headers_and_no_body(app: Application) -> None:
 
 
 @pytest.mark.parametrize(
-    "count", ["51", "1000", "00000000000000000000000000000050", "9" * 19, "1" + "0" * 30, "8" * 60_000]
+    "count", ["51", "1000", "00000000000000000000000000000050", "9" * 19, "1" + "0" * 30, "8" * LONG]
 )
 def test_a_count_beyond_the_dataset_is_all_items(app: Application, count: str) -> None:
     response = request(app, f"/json/{count}")
     assert (response.status, response.body) == (200, oracle.body(ITEMS, 1))
 
 
-@pytest.mark.parametrize("count", ["0", "00", "0" * 10_000])
+@pytest.mark.parametrize("count", ["0", "00", "0" * LONG])
 def test_count_zero_is_no_items(app: Application, count: str) -> None:
     assert request(app, f"/json/{count}").body == b'{"items":[],"count":0}'
 
@@ -70,7 +70,7 @@ def test_count_zero_is_no_items(app: Application, count: str) -> None:
         (b"x=1&m=5&y=2", 5),
         (b"m=-7", -7),
         (b"m=007", 7),
-        (b"m=" + b"0" * 9000 + b"7", 7),
+        (b"m=" + b"0" * LONG + b"7", 7),
         (b"m=-0", 0),
         (b"m=%35", 5),
         (b"%6d=5", 5),
@@ -109,8 +109,8 @@ def test_m(app: Application, query: bytes, multiplier: int) -> None:
         b"m=%C2%B2",
         b"m=2147483648",
         b"m=-2147483649",
-        b"m=" + b"9" * 9000,
-        b"m=-" + b"9" * 9000,
+        b"m=" + b"9" * LONG,
+        b"m=-" + b"9" * LONG,
     ],
 )
 def test_an_invalid_m_is_reported(app: Application, query: bytes) -> None:

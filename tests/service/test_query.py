@@ -1,26 +1,33 @@
-"""The value of m in a query string, compared with what urllib's parser makes of it."""
+"""Parameters of a query string, compared with what urllib's parser makes of them."""
 
 import re
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote_to_bytes
 
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from app.service.application import parse_multiplier
+from app.service.application import first, parse_multiplier
 from app.service.catalogue import MULTIPLIER_MAX, MULTIPLIER_MIN
-from tests.support.model import number
+from tests.support.model import LONG, number
+
+
+def urllibs_first(query: bytes, name: bytes) -> bytes | None:
+    """Return the value of the first parameter of that name as urllib finds and decodes it."""
+    found = dict(reversed(parse_qsl(query.decode("latin-1"), keep_blank_values=True, encoding="latin-1")))
+    value = found.get(name.decode())
+    return None if value is None else value.encode("latin-1")
 
 
 def model(query: bytes) -> int | None:
-    """Return the first m as urllib finds and decodes it, 1 if there is none; None if it is no integer within the bounds."""
-    for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True, encoding="latin-1"):
-        if name == "m":
-            found = re.fullmatch(r"(-?)([0-9]+)", value)
-            if found is None:
-                return None
-            multiplier = number(found[2]) * (-1 if found[1] else 1)
-            return multiplier if MULTIPLIER_MIN <= multiplier <= MULTIPLIER_MAX else None
-    return 1
+    """Return the first m, 1 if there is none; None if it is no integer within the bounds."""
+    value = urllibs_first(query, b"m")
+    if value is None:
+        return 1
+    digits = re.fullmatch(rb"(-?)([0-9]+)", value)
+    if digits is None:
+        return None
+    multiplier = number(digits[2].decode()) * (-1 if digits[1] else 1)
+    return multiplier if MULTIPLIER_MIN <= multiplier <= MULTIPLIER_MAX else None
 
 
 def escaped(text: bytes) -> st.SearchStrategy[bytes]:
@@ -70,9 +77,18 @@ QUERIES = st.one_of(
 @example(b"a=m=3&m=4")
 @example(b"m==3")
 @example(b"m=3;m=4")
-@example(b"m=" + b"%30" * 20_000 + b"%37")
-@example(b"%4&" * 20_000 + b"m=3")
-@example(b"m=" + b"9" * 65_000)
-@example(b"m=%2D" + b"%39" * 20_000)
+@example(b"m=" + b"%30" * (LONG // 3) + b"%37")
+@example(b"%4&" * (LONG // 3) + b"m=3")
+@example(b"m=" + b"9" * LONG)
+@example(b"m=%2D" + b"%39" * (LONG // 3))
 def test_m_is_what_urllib_makes_of_it(query: bytes) -> None:
     assert parse_multiplier(query) == model(query)
+
+
+@given(st.sampled_from([b"m", b"a", b"fa", b"of", b"currency", b"page-size", b"x_1", b"M2"]), st.data())
+def test_the_first_parameter_of_any_name_is_urllibs(name: bytes, data: st.DataObject) -> None:
+    names = st.one_of(escaped(name), st.sampled_from([name[:-1], name.swapcase(), name + b"s", b"%6%66", b""]))
+    parameters = st.one_of(st.tuples(names, st.sampled_from([b"", b"5", b"%35", b"=", b"%6%66"])).map(b"=".join), names)
+    query = data.draw(st.lists(parameters, max_size=5).map(b"&".join))
+    found = first(query, name)
+    assert (None if found is None else unquote_to_bytes(found)) == urllibs_first(query, name)

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,17 @@ import pytest
 from tests.support.configuration import SERVER_TOML, check, configured, rejected
 from tests.support.ports import free_port, free_ports
 
+LISTENERS = tomllib.loads(SERVER_TOML)["listener"]
+PORT_VARIABLES = [each["port_variable"] for each in LISTENERS]
+
 
 def test_check_reports_what_would_be_served_and_starts_nothing(pair: dict[str, str], tmp_path: Path) -> None:
     port, tls_port = free_ports(2)
     result = check(configured(tmp_path), PORT=str(port), TLS_PORT=str(tls_port), WORKERS="3", **pair)
     assert (result.returncode, result.stderr) == (0, "")
-    tls, plain, dataset = result.stdout.splitlines()
+    lines = {line.partition(":")[0]: line for line in result.stdout.splitlines()}
+    assert list(lines) == [*(each["name"] for each in LISTENERS if each.get("enabled", True)), "dataset"]
+    tls, plain, dataset = lines["json-tls"], lines["json"], lines["dataset"]
     assert tls.startswith(f"json-tls: https://127.0.0.1:{tls_port} HTTP/1.1 over TLS 1.3, ALPN http/1.1, 3 workers")
     assert "localhost, 127.0.0.1" in tls
     assert plain.startswith(f"json: http://127.0.0.1:{port} HTTP/1.1, plaintext")
@@ -25,12 +31,8 @@ def test_the_port_variable_of_a_listener_enables_it(pair: dict[str, str]) -> Non
     assert "json-h2c" not in check(**pair).stdout
     port = free_port()
     result = check(H2C_PORT=str(port), **pair)
-    assert [line.partition(":")[0] for line in result.stdout.splitlines()] == [
-        "json-tls",
-        "json-h2c",
-        "json",
-        "dataset",
-    ]
+    named = [line.partition(":")[0] for line in result.stdout.splitlines()]
+    assert named == [*(each["name"] for each in LISTENERS), "dataset"]
     assert f"json-h2c: http://127.0.0.1:{port} HTTP/2 by prior knowledge" in result.stdout
 
 
@@ -49,7 +51,7 @@ def test_workers_are_counted_by_affinity() -> None:
     assert f" {len(os.sched_getaffinity(0))} worker" in check().stdout
 
 
-@pytest.mark.parametrize("variable", ["PORT", "TLS_PORT", "H2C_PORT", "WORKERS"])
+@pytest.mark.parametrize("variable", [*PORT_VARIABLES, "WORKERS"])
 @pytest.mark.parametrize("value", ["", "x", "0", "-1", "1.5", "65536", "99999999999999999999", "\uff18\uff10", " 80"])
 def test_an_invalid_number_is_reported_with_its_variable(variable: str, value: str) -> None:
     assert f"{variable}={value!r} is not an integer from 1 to" in rejected(**{variable: value})
@@ -69,7 +71,7 @@ def test_two_listeners_need_two_ports() -> None:
     assert f"PORT={port}: listener json would share it with listener json-tls" in rejected(PORT=port, TLS_PORT=port)
 
 
-@pytest.mark.parametrize("variable", ["PORT", "TLS_PORT"])
+@pytest.mark.parametrize("variable", PORT_VARIABLES)
 @pytest.mark.parametrize("option", [socket.SO_REUSEADDR, socket.SO_REUSEPORT])
 def test_a_taken_port_is_reported(variable: str, option: int) -> None:
     with socket.socket() as holder:

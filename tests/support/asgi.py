@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from app.service.application import Application, Message
 
@@ -31,7 +32,14 @@ def request(
         *((b"accept-encoding", field) for field in accept_encoding),
         (b"accept", b"gzip"),
     ]
-    scope = {"type": "http", "method": method, "path": path, "query_string": query, "headers": fields}
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "raw_path": quote(path, errors="replace").encode(),
+        "query_string": query,
+        "headers": fields,
+    }
     asyncio.run(app(scope, receive, send))
     start, body = sent
     assert (start["type"], body["type"]) == ("http.response.start", "http.response.body")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.proc import children, is_running, open_files
+from bench.proc import children, is_running, open_files, server_processes
 
-__all__ = ["children", "is_running", "open_files"]  # of bench.proc, for tests
+__all__ = ["children", "is_running", "open_files", "server_processes"]  # of bench.proc, for tests
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,14 +52,12 @@ def ticks(pid: int) -> int:
     return int(fields[11]) + int(fields[12])
 
 
-def has_been_read(connection: socket.socket) -> bool:
-    """Whether the other end's process has read all that was sent (/proc/net/tcp: rx_queue)."""
-    theirs, ours = (f":{end[1]:04X}" for end in (connection.getpeername(), connection.getsockname()))
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        _, local, remote, _, queues, *_ = line.split()
-        if local.endswith(theirs) and remote.endswith(ours):
-            return queues.endswith(":00000000")
-    return False
+def have_been_read(*connections: socket.socket) -> bool:
+    """Whether the other ends' process has read all that was sent on each (/proc/net/tcp: rx_queue)."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    read = {(local[-4:], remote[-4:]) for _, local, remote, _, queues, *_ in lines if queues.endswith(":00000000")}
+    ends = [(each.getpeername()[1], each.getsockname()[1]) for each in connections]
+    return all((f"{theirs:04X}", f"{ours:04X}") in read for theirs, ours in ends)
 
 
 def open_connections(port: int) -> int:

@@ -1,34 +1,50 @@
 """`python -m app` as a process: started, waited for, stopped, and looked after."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
-import httpx
 import pytest
 
+from app.launcher import probe
+from app.settings import config
+from app.settings.config import Listener
+from app.settings.errors import ConfigurationError
 from tests.support.ports import free_ports, is_free
-from tests.support.processes import ROOT, children, clean_environment, is_running, wait_until
+from tests.support.processes import ROOT, children, clean_environment, is_running, server_processes, wait_until
 
 START_DEADLINE = 30.0
 STOP_DEADLINE = 4.0
-Listener = Literal["json", "json-tls"]
+
+
+def listeners_of(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple[Listener, ...]:
+    """Return the listeners of `python -m app` in the order of their start; none if it will reject its settings."""
+    named = [Path(each.removeprefix("--config=")) for each in arguments if each.startswith("--config=")]
+    try:
+        return config.read(config.path_of(named[0] if named else None, environment), environment).listeners
+    except ConfigurationError:  # the test's to see, in what the service says
+        return ()
 
 
 class Service:
-    """`python -m app` with two listeners, or three if H2C_PORT is set; a `wrapper` is a command that executes it."""
+    """`python -m app` with the listeners of its server.toml, whose ports are free ones unless the environment has them.
+
+    A `wrapper` is a command that executes it.
+    """
 
     def __init__(self, folder: Path, *arguments: str, wrapper: Sequence[str] = (), **environment: str) -> None:
         self.folder = folder
-        self.port, self.tls_port = free_ports(2)
-        variables = {"PORT": str(self.port), "TLS_PORT": str(self.tls_port), "WORKERS": "2", **environment}
-        self.environment = clean_environment() | variables
+        variables = clean_environment() | {"WORKERS": "2", **environment}
+        named = {each.port_variable for each in listeners_of(arguments, variables)} - variables.keys()
+        chosen = dict(zip(sorted(named), map(str, free_ports(len(named))), strict=True))
+        self.environment = variables | chosen
+        self.listeners = listeners_of(arguments, self.environment)
         self.output, self.errors = folder / "stdout", folder / "stderr"
         with self.output.open("wb") as stdout, self.errors.open("wb") as stderr:
             self.process = subprocess.Popen(
@@ -41,6 +57,22 @@ class Service:
             )
         self.descendants: set[int] = set()
 
+    def port_of(self, listener: str) -> int:
+        """Return the port of the listener of that name."""
+        return {each.name: each.port for each in self.listeners}[listener]
+
+    @property
+    def port(self) -> int:
+        return self.port_of("json")
+
+    @property
+    def tls_port(self) -> int:
+        return self.port_of("json-tls")
+
+    @property
+    def h2c_port(self) -> int:
+        return self.port_of("json-h2c")
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
@@ -50,21 +82,13 @@ class Service:
         return f"https://localhost:{self.tls_port}"
 
     @property
-    def h2c_port(self) -> int:
-        return int(self.environment["H2C_PORT"])
-
-    @property
     def h2c_url(self) -> str:
         return f"http://127.0.0.1:{self.h2c_port}"
 
-    def port_of(self, listener: str) -> int:
-        """Return the port of `json` or `json-tls`."""
-        return self.tls_port if listener == "json-tls" else self.port
-
     @property
     def server_processes(self) -> list[int]:
-        """The server process of each listener, in the order of their start: that of json-tls first, of json last."""
-        return sorted(children(self.process.pid))
+        """The server process of each listener, and replacements, in the order of their start: that of json-tls first."""
+        return server_processes(self.process.pid)
 
     def workers(self, server_process: int) -> list[int]:
         return sorted(children(server_process))
@@ -87,7 +111,8 @@ class Service:
         def announced() -> bool:
             if self.process.poll() is not None:
                 pytest.fail(f"ended with {self.process.returncode} before it was ready\n{self.report()}")
-            return "\n  curl 'http:" in self.output.read_text()
+            described = re.findall(r"^(\S+): .+\n  .+\n", self.output.read_text(), re.MULTILINE)
+            return {each.name for each in self.listeners} <= set(described)
 
         end = time.monotonic() + START_DEADLINE
         while not announced():
@@ -98,20 +123,17 @@ class Service:
 
     def responding(self) -> "Service":
         """Wait until the last listener responds, hence all, and all workers are there: for one whose lines are lost."""
-        wait_until(lambda: self.process.poll() is not None or self._last_responds(), "a response", START_DEADLINE)
+
+        def ended_or_responds() -> bool:
+            return self.process.poll() is not None or probe.responds("127.0.0.1", self.listeners[-1])
+
+        wait_until(ended_or_responds, "a response", START_DEADLINE)
         assert self.process.poll() is None, self.report()
         return self._with_all_workers()
 
-    def _last_responds(self) -> bool:
-        try:
-            return httpx.get(f"{self.url}/json/1", trust_env=False).status_code == 200
-        except httpx.TransportError:
-            return False
-
     def _with_all_workers(self) -> "Service":
-        expected = int(self.environment["WORKERS"])
-        listeners = 3 if "H2C_PORT" in self.environment else 2
-        wait_until(lambda: [len(workers) for workers in self.all_workers()] == [expected] * listeners, "all workers")
+        expected = [int(self.environment["WORKERS"])] * len(self.listeners)
+        wait_until(lambda: [len(workers) for workers in self.all_workers()] == expected, "all workers")
         self.remember()
         return self
 
@@ -131,14 +153,12 @@ class Service:
             pytest.fail(f"not ended within {deadline} s\n{self.report()}")
 
     def gone(self, deadline: float = 5.0) -> None:
-        """Fail unless every process of it ends, and both ports are free, within `deadline` seconds."""
-        wait_until(
-            lambda: (
-                not any(is_running(pid) for pid in self.descendants) and is_free(self.port) and is_free(self.tls_port)
-            ),
-            f"the end of {self.descendants}",
-            deadline,
-        )
+        """Fail unless every process of it ends, and all its ports are free, within `deadline` seconds."""
+
+        def nothing_is_left() -> bool:
+            return not any(map(is_running, self.descendants)) and all(is_free(each.port) for each in self.listeners)
+
+        wait_until(nothing_is_left, f"the end of {self.descendants}", deadline)
 
     def stop(self) -> None:
         """Stop as an operator would; the exit status has to be 0, and no process may be left."""

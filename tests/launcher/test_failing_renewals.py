@@ -3,72 +3,16 @@
 import os
 import signal
 import socket
-import ssl
 import time
 from contextlib import ExitStack
-from pathlib import Path
-
-import pytest
-import trustme
 
 from bench import oracle
-from tests.support.certificates import issue, leaf_of, served_leaf
-from tests.support.configuration import configured, with_certificate_interval
-from tests.support.faults import WITHOUT_FILTERS, process_limit
+from tests.support.certificates import leaf_of
+from tests.support.configuration import with_certificate_interval
 from tests.support.http1 import REQUEST, read_response
-from tests.support.processes import ROOT, children, freeze, has_been_read, is_running, open_files, wait_until
-from tests.support.service import Launch, Service
-
-
-class Renewing:
-    """A service that looks at its pair when it gets SIGHUP, and is not announced any other way."""
-
-    def __init__(self, launch: Launch, authority: trustme.CA, trust: ssl.SSLContext, folder: Path) -> None:
-        self.launch, self.authority, self.trust, self.folder = launch, authority, trust, folder
-        self.certs = issue(authority, folder / "certs")
-
-    def start(
-        self, text: str = with_certificate_interval(0), wrapper: tuple[str, ...] = (), **variables: str
-    ) -> Service:
-        self.service: Service = self.launch(configured(self.folder, text), wrapper=wrapper, **variables)
-        return self.service.ready()
-
-    def renew(self) -> bytes:
-        """Write a new pair and say so; return its leaf."""
-        issue(self.authority, self.certs)
-        self.service.signal(signal.SIGHUP)
-        return leaf_of(self.certs)
-
-    def serves(self, leaf: bytes) -> bool:
-        return served_leaf(self.service, self.trust) == leaf
-
-    def said(self, text: str) -> bool:
-        return text in self.service.errors.read_text()
-
-    def replacement(self) -> tuple[int, int, int]:
-        """Wait for a replacement of two workers; return its process and them, the first of which is stopped.
-
-        So nobody can have asked both for a response yet.
-        """
-        before = set(self.service.server_processes)
-        found: list[int] = []
-
-        def forked() -> bool:
-            found[:] = [each for each in self.service.server_processes if each not in before and children(each)]
-            return bool(found)
-
-        wait_until(forked, "a replacement")
-        (process,) = found
-        first = children(process)[0]
-        freeze(first)
-        wait_until(lambda: len(children(process)) == 2, "its second worker")
-        self.service.remember()
-        return process, first, max(children(process))
-
-
-@pytest.fixture
-def renewing(launch: Launch, authority: trustme.CA, trust: ssl.SSLContext, tmp_path: Path) -> Renewing:
-    return Renewing(launch, authority, trust, tmp_path)
+from tests.support.processes import ROOT, children, freeze, have_been_read, is_running, open_files, wait_until
+from tests.support.renewals import Renewing
+from tests.support.wrappers import WITHOUT_FILTERS, process_limit
 
 
 def test_a_renewal_that_cannot_fork_is_reported_once_and_made_when_it_can(renewing: Renewing) -> None:
@@ -85,21 +29,6 @@ def test_a_renewal_that_cannot_fork_is_reported_once_and_made_when_it_can(renewi
         wait_until(lambda: renewing.serves(new), "the new leaf")
         assert service.errors.read_text().count("\n") == 1, service.errors.read_text()
         service.stop()
-
-
-def test_a_worker_that_cannot_be_forked_is_started_when_it_can(launch: Launch, pair: dict[str, str]) -> None:
-    with process_limit() as limit:
-        service = launch(wrapper=limit.wrapper, **pair).ready()
-        server_process = service.server_processes[1]
-        victim = service.workers(server_process)[0]
-        limit.forbid()
-        os.kill(victim, signal.SIGKILL)
-        wait_until(lambda: "cannot be started" in service.errors.read_text(), "a line about it")
-        limit.lift()
-        wait_until(lambda: service.replaced(server_process, victim), "a new worker")
-        assert service.process.poll() is None
-        assert service.errors.read_text().count("it is tried again until it can") == 1
-        service.responding().stop()
 
 
 def test_a_replacement_with_a_frozen_worker_never_serves(renewing: Renewing) -> None:
@@ -158,7 +87,7 @@ def test_a_listener_that_ends_costs_the_others_no_request_while_they_are_renewed
             plain = stack.enter_context(socket.create_connection(("127.0.0.1", service.tls_port), timeout=10))
             halves.append(stack.enter_context(renewing.trust.wrap_socket(plain, server_hostname="localhost")))
             halves[-1].sendall(REQUEST[:-2])
-        wait_until(lambda: all(has_been_read(each) for each in halves), "the requests' first halves")
+        wait_until(lambda: have_been_read(*halves), "the requests' first halves")
         plaintext = service.server_processes[1]
         renewing.renew()
         renewing.replacement()

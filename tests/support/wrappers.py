@@ -1,4 +1,4 @@
-"""Faults of a machine that a service meets: wrappers that it is started by, and limits that come and go."""
+"""Commands that a service is started by, which change what it finds: signals, outputs, filters, a limit on processes."""
 
 import os
 import shlex

@@ -14,11 +14,12 @@ import trustme
 from bench import oracle
 from tests.support.certificates import issue, leaf_of, served_leaf
 from tests.support.configuration import configured, with_certificate_interval
-from tests.support.faults import SIGNALS_IGNORED_AND_BLOCKED
 from tests.support.http1 import read_response
 from tests.support.load import Loads
-from tests.support.processes import children, has_been_read, is_running, wait_until
+from tests.support.processes import children, have_been_read, is_running, wait_until
+from tests.support.renewals import Renewing
 from tests.support.service import Launch, Service
+from tests.support.wrappers import SIGNALS_IGNORED_AND_BLOCKED
 
 SETTLED = 20.0  # seconds until a predecessor without connections has ended: 10.5 for handshakes, and its drain
 
@@ -36,7 +37,7 @@ class Handshake:
 
     def send_half(self) -> None:
         self.socket.sendall(self.hello[: len(self.hello) // 2])
-        wait_until(lambda: has_been_read(self.socket), "the first half of the ClientHello")
+        wait_until(lambda: have_been_read(self.socket), "the first half of the ClientHello")
 
     def finish(self) -> bytes | None:
         """Send the rest, verify, and return the leaf."""
@@ -59,36 +60,23 @@ class Handshake:
         self.socket.close()
 
 
-@pytest.fixture
-def certs(authority: trustme.CA, tmp_path: Path) -> Path:
-    return issue(authority, tmp_path / "certs")
-
-
-def renew(service: Service, authority: trustme.CA, certs: Path) -> bytes:
-    """Write a new pair and say so; return its leaf."""
-    issue(authority, certs)
-    service.signal(signal.SIGHUP)
-    return leaf_of(certs)
-
-
 def test_the_last_of_three_quick_renewals_is_served_by_two_server_processes_at_most(
-    launch: Launch, authority: trustme.CA, trust: ssl.SSLContext, tmp_path: Path, certs: Path
+    renewing: Renewing,
 ) -> None:
     """Started with all signals ignored and blocked, which is to change nothing."""
-    arguments = configured(tmp_path, with_certificate_interval(0))
-    service = launch(arguments, wrapper=SIGNALS_IGNORED_AND_BLOCKED, WORKERS="1").ready()
-    first = renew(service, authority, certs)
+    service = renewing.start(wrapper=SIGNALS_IGNORED_AND_BLOCKED, WORKERS="1")
+    first = renewing.renew()
     most = 0
 
     def serves(leaf: bytes) -> bool:
         nonlocal most
         most = max(most, sum(bool(children(each)) for each in service.server_processes))
-        return served_leaf(service, trust) == leaf
+        return renewing.serves(leaf)
 
     wait_until(lambda: serves(first), "the first new leaf")
-    renew(service, authority, certs)
+    renewing.renew()
     time.sleep(0.2)  # no condition to wait for: the second is written over while it waits
-    last = renew(service, authority, certs)
+    last = renewing.renew()
     wait_until(lambda: serves(last), "the last leaf", SETTLED)
     assert most == 3  # two of json-tls, one of json
     assert service.output.read_text().count("renewed: ") == 2
@@ -98,27 +86,18 @@ def test_the_last_of_three_quick_renewals_is_served_by_two_server_processes_at_m
     assert service.errors.read_text() == ""
 
 
-def test_with_all_signals_ignored_and_blocked_a_killed_server_process_is_exit_1(
-    launch: Launch, pair: dict[str, str]
-) -> None:
-    service = launch(wrapper=SIGNALS_IGNORED_AND_BLOCKED, **pair).ready()
-    os.kill(service.server_processes[0], signal.SIGKILL)
-    assert service.wait(3) == 1
-    service.gone()
-
-
 def test_a_handshake_and_a_request_begun_before_a_renewal_are_completed(
-    launch: Launch, authority: trustme.CA, trust: ssl.SSLContext, tmp_path: Path, certs: Path
+    renewing: Renewing, trust: ssl.SSLContext
 ) -> None:
-    service = launch(configured(tmp_path, with_certificate_interval(0)), WORKERS="1").ready()
-    old = leaf_of(certs)
+    service = renewing.start(WORKERS="1")
+    old = leaf_of(renewing.certs)
     plain = socket.create_connection(("127.0.0.1", service.tls_port), timeout=10)
     with trust.wrap_socket(plain, server_hostname="localhost") as requesting, Handshake(service, trust) as beginning:
         beginning.send_half()
         requesting.sendall(b"GET /json/7?m=2 HTTP/1.1\r\nhost: local")
-        new = renew(service, authority, certs)
-        wait_until(lambda: served_leaf(service, trust) == new, "the new leaf")
-        time.sleep(5)  # the client is that slow
+        new = renewing.renew()
+        wait_until(lambda: renewing.serves(new), "the new leaf")
+        time.sleep(3)  # the client is that slow, and the predecessor is not to send a close notice meanwhile
         assert beginning.finish() == old
         time.sleep(1)
         requesting.sendall(b"host\r\n\r\n")
@@ -128,25 +107,17 @@ def test_a_handshake_and_a_request_begun_before_a_renewal_are_completed(
 
 @pytest.mark.xdist_group("load")
 @pytest.mark.parametrize("to", ["the launcher", "all processes"])
-def test_a_stop_while_a_replacement_starts_loses_no_request(
-    launch: Launch,
-    authority: trustme.CA,
-    trust: ssl.SSLContext,
-    tmp_path: Path,
-    certs: Path,
-    load: Loads,
-    to: str,
-) -> None:
+def test_a_stop_while_a_replacement_starts_loses_no_request(renewing: Renewing, load: Loads, to: str) -> None:
     """A service manager may signal the launcher, or all processes at once (systemd's KillMode=control-group)."""
-    service = launch(configured(tmp_path, with_certificate_interval(0))).ready()
-    assert served_leaf(service, trust) == leaf_of(certs)
+    service = renewing.start()
+    assert renewing.serves(leaf_of(renewing.certs))
     loads = [load(service, listener, 64, pause=0.02) for listener in ("json-tls", "json")]
     for each in loads:
         each.opened()
         each.begin()
-    wait_until(lambda: all(each.tally().answered > 200 for each in loads), "the first responses", 20)
+    wait_until(lambda: all(each.tally().responded > 200 for each in loads), "the first responses", 20)
     before = set(service.server_processes)
-    renew(service, authority, certs)
+    renewing.renew()
     wait_until(lambda: bool(set(service.server_processes) - before), "a replacement")
     service.remember()
     service.signal(signal.SIGTERM)
@@ -158,7 +129,7 @@ def test_a_stop_while_a_replacement_starts_loses_no_request(
     service.gone()
     for each in loads:
         tally = each.end()
-        assert (tally.unanswered, tally.broken, tally.wrong, tally.waiting) == (0, 0, 0, 0), tally
+        assert (tally.unresponded, tally.broken, tally.wrong, tally.waiting) == (0, 0, 0, 0), tally
     assert service.errors.read_text() == ""
 
 
