@@ -38,8 +38,14 @@ class Endpoint:
     sockets: Sequence[socket.socket]
 
 
-Serve = Callable[[Endpoint], None]
-"""Serve an endpoint in the calling process until DRAIN comes."""
+@dataclass(frozen=True)
+class Work:
+    """What is done with Granian."""
+
+    serve: Callable[[Endpoint], None]
+    """Serve an endpoint in the calling process until DRAIN comes."""
+    rejected: Callable[[Endpoint], str | None]
+    """Return a line that says why an endpoint's pair cannot be served; None if it can. Raises OSError."""
 
 
 class ListenerError(Exception):
@@ -103,7 +109,7 @@ class ServerProcess:
         """Change the state."""
         self.state, self.deadline = state, deadline
 
-    def start(self, serve: Serve, groups: Sequence[ReuseportGroup]) -> None:
+    def start(self, serve: Callable[[Endpoint], None], groups: Sequence[ReuseportGroup]) -> None:
         """Start the server process, which keeps no socket of `groups` open but its own.
 
         Raises OSError if it cannot be forked.

@@ -13,7 +13,11 @@ IGNORED = {signal.SIGPIPE, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTOU, signa
 
 
 def block() -> None:
-    """Block what `take_over` takes, so that a signal that comes before is found then."""
+    """Block what `take_over` takes, so that a signal that comes before is found then.
+
+    An ignored SIGCHLD would hide how the processes ended that try an import, or a pair.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_BLOCK, TAKEN)
 
 
