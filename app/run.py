@@ -28,6 +28,7 @@ def preflight(configuration: Configuration, stack: ExitStack) -> tuple[Configura
     loading.Stopped if a signal asks to stop meanwhile.
     """
     server = configuration.server
+    _check_proc()
     applications = _applications(configuration)
     pairs = [_pair(each, server.host, stack) for each in configuration.listeners]
     connections, about_files = descriptors.connection_limit(configuration)
@@ -64,6 +65,14 @@ def serve(configuration: Configuration, endpoints: Sequence[Endpoint], example: 
         rejected=lambda each: granian_server.rejected(each, settings),
     )
     return supervisor.run(configuration, endpoints, work, example)
+
+
+def _check_proc() -> None:
+    """Raise ConfigurationError if there is no /proc: server processes look there for their size and descriptors."""
+    try:
+        Path("/proc/self/statm").read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"/proc/self/statm cannot be read ({error.strerror}); mount /proc") from error
 
 
 def _applications(configuration: Configuration) -> dict[ApplicationSettings, Application | None]:
