@@ -1,18 +1,25 @@
 """The probe asks the listeners of the server.toml that it is given."""
 
 import os
+import socket
 import sys
+import threading
+import time
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
 import pytest
 
 from app.launcher import probe
+from app.settings import config
 from tests.support.configuration import SERVER_TOML, configured
 from tests.support.ports import free_port
 from tests.support.processes import clean_environment
-from tests.support.service import Service
+from tests.support.service import Launch, Service
 
+LISTENER = config.read(config.path_of(None, {}), {}).listeners[-1]
 HEAD = SERVER_TOML.partition("[[listener]]")[0]
 
 
@@ -43,3 +50,36 @@ def test_an_argument_counts_more_than_the_variable(service: Service, tmp_path: P
     )
     assert probed(argument, SERVER_CONFIG=str(tmp_path / "absent.toml")) == 0
     assert probed(SERVER_CONFIG=str(tmp_path / "absent.toml")) == 2
+
+
+def test_frames_without_end_are_no_response() -> None:
+    """One deadline for all of HTTP/2: each empty SETTINGS frame comes in time."""
+    port = free_port()
+    ending = threading.Event()
+
+    def flood(listening: socket.socket) -> None:
+        connection, _ = listening.accept()
+        with connection, suppress(OSError):
+            for _ in range(200):
+                if ending.wait(0.05):
+                    break
+                connection.sendall(b"\0\0\0\4\1\0\0\0\0")
+
+    listener = replace(LISTENER, port=port, protocol="h2c")
+    with socket.create_server(("127.0.0.1", port)) as listening:
+        thread = threading.Thread(target=flood, args=(listening,))
+        thread.start()
+        begun = time.monotonic()
+        assert not probe.responds("127.0.0.1", listener, timeout=0.5)
+        assert time.monotonic() - begun < 5
+        ending.set()
+        thread.join()
+
+
+def test_it_speaks_tls_1_3_whatever_openssl_is_configured_for(
+    launch: Launch, pair: dict[str, str], tmp_path: Path
+) -> None:
+    """As the launcher does when it waits for its workers."""
+    path = tmp_path / "openssl.cnf"
+    path.write_text("openssl_conf = a\n[a]\nssl_conf = b\n[b]\nsystem_default = c\n[c]\nMaxProtocol = TLSv1.2\n")
+    launch(OPENSSL_CONF=str(path), WORKERS="1", **pair).ready().stop()
