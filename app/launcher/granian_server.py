@@ -17,10 +17,11 @@ from granian.http import HTTP1Settings, HTTP2Settings
 from granian.log import LogLevels
 
 from app.launcher import granian_private, loading, pair_trial, scheduling
+from app.launcher.child import die_with
 from app.launcher.console import warn
 from app.launcher.descriptors import end_when_starved
 from app.launcher.draining import CLOSE_NOTICE, DRAIN, Application, Draining
-from app.launcher.server_process import Endpoint, die_with
+from app.launcher.server_process import Endpoint
 from app.launcher.sockets import close
 from app.settings.config import Listener, PairFiles
 from app.settings.errors import ConfigurationError

@@ -113,12 +113,9 @@ class Lifecycle:
                 elif life.proof_was_killed():
                     self._prove(life)
                 else:
-                    self._fail(life, self._late())
+                    self._fail(life, life.late(self.settings.start_deadline))
         if self.watch is not None and self.stop_end is None:
             self._look(self.watch, now)
-
-    def _late(self) -> str:
-        return f"listener {self.endpoint.listener.name} did not respond within start_deadline={self.settings.start_deadline} s"
 
     def _after_proof(self, life: ServerProcess, now: float) -> None:
         life.end_of_proof()
@@ -190,7 +187,7 @@ class Lifecycle:
 
     def _after_deadline(self, life: ServerProcess, now: float) -> None:
         if life.state is State.PROVING:
-            self._fail(life, self._late())
+            self._fail(life, life.late(self.settings.start_deadline))
         elif life.state is State.SETTLING:
             life.send_close_notice()
             life.enter(State.CLOSING, now + NOTICE)

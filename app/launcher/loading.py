@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 
 from app.launcher import signals
+from app.launcher.child import Child
 from app.launcher.draining import Application
-from app.launcher.server_process import Child
 from app.settings.application import ApplicationSettings
 from app.settings.errors import ConfigurationError, shown
 

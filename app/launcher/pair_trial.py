@@ -20,7 +20,7 @@ from typing import Any
 from granian import _futures, _granian
 from granian.http import HTTP1Settings
 
-from app.launcher.server_process import Child
+from app.launcher.child import Child
 from app.settings.errors import shown
 
 PATIENCE = 3.0  # seconds that a trial may take; it takes 20 ms

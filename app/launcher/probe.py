@@ -21,7 +21,15 @@ HTTP2_REQUEST = (
 )
 
 
-def responds(
+def responds(host: str, listener: config.Listener, timeout: float = 1.0) -> bool:
+    """Return whether a listener sends a response; each step may take `timeout` seconds."""
+    try:
+        return ask(host, listener, timeout=timeout)
+    except OSError:  # refused, reset, timed out, or no TLS: no response
+        return False
+
+
+def ask(
     host: str,
     listener: config.Listener,
     *,
@@ -31,28 +39,25 @@ def responds(
 ) -> bool:
     """Return whether a listener sends a response, with the certificate `leaf` (DER) if one is given.
 
-    Each step may take `timeout` seconds, and so may all of HTTP/2 after the connect. `before_connect` gets the client's socket, bound to the address that it
-    connects from.
+    Each step may take `timeout` seconds, and so may all of HTTP/2 after the connect. `before_connect` gets the client's
+    socket, bound to the address that it connects from. Raises OSError: refused, reset, timed out, or no TLS.
     """
     address = config.reachable(host)
-    try:
-        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as plain:
-            plain.settimeout(timeout)
-            plain.bind((address, 0))
-            before_connect(plain)
-            plain.connect((address, listener.port))
-            if listener.protocol == "h2c":
-                return _responds_over_http2(plain, time.monotonic() + timeout)
-            if listener.tls is None:
-                return _responds(plain)
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_3  # whatever openssl.cnf has
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE  # it is our own; if it matters, the leaf itself is compared
-            with context.wrap_socket(plain) as encrypted:
-                return leaf in (None, encrypted.getpeercert(binary_form=True)) and _responds(encrypted)
-    except OSError:  # refused, reset, timed out, or no TLS: no response
-        return False
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as plain:
+        plain.settimeout(timeout)
+        plain.bind((address, 0))
+        before_connect(plain)
+        plain.connect((address, listener.port))
+        if listener.protocol == "h2c":
+            return _responds_over_http2(plain, time.monotonic() + timeout)
+        if listener.tls is None:
+            return _responds(plain)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_3  # whatever openssl.cnf has
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE  # it is our own; if it matters, the leaf itself is compared
+        with context.wrap_socket(plain) as encrypted:
+            return leaf in (None, encrypted.getpeercert(binary_form=True)) and _responds(encrypted)
 
 
 def _responds(connection: socket.socket) -> bool:
@@ -62,9 +67,8 @@ def _responds(connection: socket.socket) -> bool:
 
 def _responds_over_http2(connection: socket.socket, end: float) -> bool:
     connection.sendall(HTTP2_REQUEST)
-    while (
-        len(head := _read(connection, 9, end)) == 9
-    ):  # a frame's length, type, flags and stream (RFC 9113, section 4.1)
+    # A frame begins with its length, type, flags and stream (RFC 9113, section 4.1).
+    while len(head := _read(connection, 9, end)) == 9:
         if head[3] == 1:  # HEADERS
             return True
         _read(connection, int.from_bytes(head[:3]), end)

@@ -1,29 +1,28 @@
 """A server process as the launcher sees it: a child that is started, proved, drained and, if it has to be, killed."""
 
-import ctypes
 import enum
+import mmap
 import os
 import signal
 import socket
 import sys
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import NoReturn
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from app.launcher import probe
+from app.launcher.child import Child
 from app.launcher.draining import CLOSE_NOTICE, DRAIN, Application
 from app.launcher.sockets import ReuseportGroup, close_from_the_last
 from app.settings.certificate import Pair
 from app.settings.config import Listener
 
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 DYING = 0.3  # seconds at most until workers that were killed have closed their sockets
 RETRY = 0.05  # seconds until a worker whose connection broke is asked again
+ERROR_SIZE = 512  # bytes of the last error that are kept
 
 
 @dataclass(frozen=True)
@@ -63,35 +62,6 @@ class State(enum.Enum):
     ENDED = enum.auto()
 
 
-class Child:
-    """A child process that does some work and ends. Unlike multiprocessing's it holds no pipe for others to inherit."""
-
-    def __init__(self, work: Callable[[], None]) -> None:
-        """Fork it. Raises OSError."""
-        parent = os.getpid()
-        self.pid = os.fork()
-        if self.pid == 0:
-            _run(parent, work)
-        self._code: int | None = None
-
-    @property
-    def exitcode(self) -> int | None:
-        """Its exit status, or minus the signal that ended it; None while it runs."""
-        return self._code if self._code is not None else self._wait(os.WNOHANG)
-
-    def kill(self) -> None:
-        """End it at once, and wait until it has ended."""
-        if self.exitcode is None:
-            os.kill(self.pid, signal.SIGKILL)
-            self._wait(0)
-
-    def _wait(self, options: int) -> int | None:
-        pid, status = os.waitpid(self.pid, options)
-        if pid:
-            self._code = os.waitstatus_to_exitcode(status)
-        return self._code
-
-
 class ServerProcess:
     """A server process, its state, and the short-lived process that asks each of its workers for a response."""
 
@@ -104,6 +74,7 @@ class ServerProcess:
         self.endpoint = endpoint
         self._server: Child | None = None
         self._prober: Child | None = None
+        self._error = mmap.mmap(-1, ERROR_SIZE)  # of the process that asks, which shares it
 
     def enter(self, state: State, deadline: float | None = None) -> None:
         """Change the state."""
@@ -134,7 +105,7 @@ class ServerProcess:
             for group in groups:
                 if group is not self.endpoint.group:
                     close_from_the_last(group.held)
-            _ask_each_worker(self.endpoint, clients_to, seconds)
+            _ask_each_worker(self.endpoint, clients_to, seconds, self._error)
 
         self._prober = Child(work)
 
@@ -147,6 +118,12 @@ class ServerProcess:
     def proof_was_killed(self) -> bool:
         """Return whether the process that asks was killed by somebody else, and has to be started again."""
         return self._prober is not None and (self._prober.exitcode or 0) < 0
+
+    def late(self, start_deadline: int) -> str:
+        """Return a line that says that a worker has not responded in time, and how the last attempt failed."""
+        error = self._error[:].rstrip(b"\0").decode(errors="replace")
+        why = f" ({error})" if error else ""
+        return f"listener {self.endpoint.listener.name} did not respond within start_deadline={start_deadline} s{why}"
 
     def end_of_proof(self) -> None:
         """End the process that asks, whether it is through or not."""
@@ -198,38 +175,13 @@ class ServerProcess:
                 os.killpg(self._server.pid, number)
 
 
-def _run(parent: int, work: Callable[[], None]) -> NoReturn:
-    """Do the work of a child process, and end it: nothing that the launcher has set up to end runs here."""
-    status = 1
-    try:
-        die_with(parent)
-        work()
-        status = 0
-    except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else 1
-    except BaseException:  # noqa: BLE001 - reported, and the exit status says so; workers die with this process
-        traceback.print_exc()
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError, AttributeError):  # full, closed, or closed from the start (None)
-                stream.flush()
-        os._exit(status)
-
-
-def die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent is gone (prctl(2), PR_SET_PDEATHSIG). Raises OSError."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != parent:  # it ended before prctl took effect
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _ask_each_worker(endpoint: Endpoint, clients_to: Sequence[socket.socket], seconds: int) -> None:
+def _ask_each_worker(
+    endpoint: Endpoint, clients_to: Sequence[socket.socket], seconds: int, last_error: mmap.mmap
+) -> None:
     """Return when each worker has sent a response, with the endpoint's leaf over TLS; exit 1 after `seconds`.
 
     A connection waits in a worker's socket until the worker accepts it. Without reuseport filters one response counts
-    for all.
+    for all. `last_error` gets why the last attempt failed.
     """
     group = endpoint.group
     leaf = endpoint.pair.leaf.public_bytes(Encoding.DER) if endpoint.pair else None
@@ -244,6 +196,9 @@ def _ask_each_worker(endpoint: Endpoint, clients_to: Sequence[socket.socket], se
             left = end - time.monotonic()
             if left <= 0:
                 sys.exit(1)
-            if probe.responds(group.server.host, endpoint.listener, leaf=leaf, timeout=left, before_connect=direct):
-                break
+            try:
+                if probe.ask(group.server.host, endpoint.listener, leaf=leaf, timeout=left, before_connect=direct):
+                    break
+            except OSError as error:
+                last_error[:] = str(error).encode(errors="replace")[:ERROR_SIZE].ljust(ERROR_SIZE, b"\0")
             time.sleep(min(RETRY, left))

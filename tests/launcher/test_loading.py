@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.launcher import loading, signals
-from app.launcher.server_process import Child
+from app.launcher.child import Child
 from app.settings.application import ApplicationSettings
 from app.settings.errors import ConfigurationError
 from tests.support.configuration import check, rejected

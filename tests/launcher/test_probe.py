@@ -83,3 +83,12 @@ def test_it_speaks_tls_1_3_whatever_openssl_is_configured_for(
     path = tmp_path / "openssl.cnf"
     path.write_text("openssl_conf = a\n[a]\nssl_conf = b\n[b]\nsystem_default = c\n[c]\nMaxProtocol = TLSv1.2\n")
     launch(OPENSSL_CONF=str(path), WORKERS="1", **pair).ready().stop()
+
+
+def test_why_no_worker_responded_is_in_the_line_about_it(launch: Launch, pair: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "openssl.cnf"
+    path.write_text("openssl_conf = a\n[a]\nssl_conf = b\n[b]\nsystem_default = c\n[c]\nGroups = P-521\n")
+    argument = configured(tmp_path, SERVER_TOML.replace("start_deadline = 30", "start_deadline = 2"))
+    service = launch(argument, OPENSSL_CONF=str(path), WORKERS="1", **pair)
+    assert service.wait(20) == 1
+    assert "did not respond within start_deadline=2 s ([SSL" in service.errors.read_text()
