@@ -1,29 +1,35 @@
 """Serve an ASGI application, by itself the JSON service, on the listeners of server.toml."""
 
-from app.launcher import signals
-
-signals.block()  # before the imports below, which take a while: a signal that comes meanwhile is found by the launcher
-
-import argparse
 import os
 import sys
-from contextlib import ExitStack
-from pathlib import Path
-
-from app import run
-from app.launcher import console, loading, supervisor
-from app.service import application, catalogue
-from app.settings import config
-from app.settings.errors import ConfigurationError
 
 MISCONFIGURED = 2
+
+try:
+    from app.launcher import signals
+
+    signals.block()  # before the imports below, which take a while: a signal that comes meanwhile is found by the launcher
+
+    import argparse
+    from contextlib import ExitStack
+
+    from app import run
+    from app.launcher import console, loading, supervisor
+    from app.service import application, catalogue
+    from app.settings import config
+    from app.settings.errors import ConfigurationError
+except (ImportError, MemoryError) as lacking:  # a library that cannot be mapped is an ImportError
+    if isinstance(lacking, ImportError) and "failed to map" not in str(lacking):
+        raise
+    os.write(2, b"configuration: not enough memory to start; raise the limit (ulimit -v)\n")
+    sys.exit(MISCONFIGURED)
 
 
 def main() -> int:
     """Check everything, then serve; the exit status is 0 if asked to stop, 1 after a failure, 2 for a bad setting."""
     console.open_standard_streams()
     parser = argparse.ArgumentParser(prog="python -m app", description=__doc__)
-    parser.add_argument("--config", type=Path, metavar="FILE", help="server.toml (SERVER_CONFIG)")
+    parser.add_argument("--config", metavar="FILE", help="server.toml (SERVER_CONFIG)")
     parser.add_argument("--check", action="store_true", help="check everything, say what would be served, and exit")
     arguments = parser.parse_args()
     try:

@@ -13,11 +13,12 @@ import msgspec
 
 from app.launcher import console, descriptors, granian_server, loading, memory, sockets, supervisor
 from app.launcher.draining import Application
-from app.launcher.server_process import Endpoint
+from app.launcher.server_process import Endpoint, Work
 from app.settings import certificate, config
 from app.settings.application import ApplicationSettings
 from app.settings.config import Configuration, Listener, PairFiles
 from app.settings.errors import ConfigurationError, shown
+from app.settings.tables import Server
 
 
 def preflight(configuration: Configuration, stack: ExitStack) -> tuple[Configuration, Sequence[Endpoint]]:
@@ -27,6 +28,7 @@ def preflight(configuration: Configuration, stack: ExitStack) -> tuple[Configura
     loading.Stopped if a signal asks to stop meanwhile.
     """
     server = configuration.server
+    _check_proc()
     applications = _applications(configuration)
     pairs = [_pair(each, server.host, stack) for each in configuration.listeners]
     connections, about_files = descriptors.connection_limit(configuration)
@@ -42,6 +44,7 @@ def preflight(configuration: Configuration, stack: ExitStack) -> tuple[Configura
         stack.callback(group.close)
         application = applications[listener.application]
         endpoints.append(Endpoint(listener, pair, application, group, group.bind(server.workers)))
+        _try(endpoints[-1], server)
     return replace(configuration, server=server), endpoints
 
 
@@ -57,7 +60,19 @@ def serve(configuration: Configuration, endpoints: Sequence[Endpoint], example: 
                 f" run; its authority's certificate is {each.pair.authority}"
             )
     settings = configuration.server
-    return supervisor.run(configuration, endpoints, lambda each: granian_server.serve(each, settings), example)
+    work = Work(
+        serve=lambda each: granian_server.serve(each, settings),
+        rejected=lambda each: granian_server.rejected(each, settings),
+    )
+    return supervisor.run(configuration, endpoints, work, example)
+
+
+def _check_proc() -> None:
+    """Raise ConfigurationError if there is no /proc: server processes look there for their size and descriptors."""
+    try:
+        Path("/proc/self/statm").read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"/proc/self/statm cannot be read ({error.strerror}); mount /proc") from error
 
 
 def _applications(configuration: Configuration) -> dict[ApplicationSettings, Application | None]:
@@ -89,6 +104,19 @@ def _pair(listener: Listener, host: str, stack: ExitStack) -> certificate.Pair |
             f" to {pair.leaf.not_valid_after_utc:%Y-%m-%d}, not today; clients that verify will reject it"
         )
     return pair
+
+
+def _try(endpoint: Endpoint, server: Server) -> None:
+    """Ask rustls for its opinion of a pair. Raises ConfigurationError if it rejects it, or cannot be asked."""
+    try:
+        reason = granian_server.rejected(endpoint, server)
+    except OSError as error:
+        raise ConfigurationError(
+            f"listener {shown(endpoint.listener.name)}: its pair cannot be tried ({error.strerror}); raise the limit on"
+            f" processes (ulimit -u) or on open files (ulimit -n)"
+        ) from error
+    if reason:
+        raise ConfigurationError(reason)
 
 
 def _folder_for_authority(stack: ExitStack) -> Path:

@@ -145,16 +145,22 @@ def curl(configuration: Configuration, listener: Listener, pair: Pair | None, ta
     host = reachable(configuration.server.host)
     if pair is None:
         option = "--http2-prior-knowledge " if listener.protocol == "h2c" else ""
-        return f"curl {option}'http://{address(host, listener.port)}{target}'"
+        return f"curl {option}{_quoted(f'http://{address(host, listener.port)}{target}')}"
     if not pair.names:
         return "(the certificate has no names: no client can verify it)"
     authority = shlex.quote(str(pair.authority))
     if needs_client_certificate(listener):
         authority += " --cert client.crt --key client.key"
     if host in pair.names:
-        return f"curl --cacert {authority} 'https://{address(host, listener.port)}{target}'"
+        return f"curl --cacert {authority} {_quoted(f'https://{address(host, listener.port)}{target}')}"
     name = pair.names[0].replace("*", "www")
     return (
         f"curl --cacert {authority} --connect-to '::{address(host, listener.port)}'"
-        f" 'https://{address(name, listener.port)}{target}'"
+        f" {_quoted(f'https://{address(name, listener.port)}{target}')}"
     )
+
+
+def _quoted(text: str) -> str:
+    """Quote a text for a shell, whether it needs that or not: a certificate may have any name."""
+    quoted = shlex.quote(text)
+    return quoted if quoted.startswith("'") else f"'{text}'"

@@ -1,6 +1,6 @@
 """Granian's server and worker, changed by overriding private names.
 
-These are all that the project uses; they are checked when this module is imported:
+These are all that is used, but for those of app/launcher/pair_trial.py; they are checked when this module is imported:
 
 - `granian._granian.SocketHolder(descriptor, is_unix, backlog)`: a socket that is there already.
 - `granian.server.common.AbstractServer._init_shared_socket`: overridden, as it would bind the port itself.
@@ -59,7 +59,7 @@ def check_granian() -> None:
     """Raise RuntimeError if this Granian lacks a private name that is used here."""
     methods = "_init_shared_socket _respawn_workers _spawn_worker _drop_shared_socket _start_ipc _watch_workers_rss"
     for owner, names in (
-        (_granian, "SocketHolder WorkerSignal"),
+        (_granian, "SocketHolder WorkerSignal ASGIWorker"),
         (_futures, "_CBSchedulerAIO"),
         (mp, "_new_cbscheduler"),
         (Granian, f"{methods} _stop_workers signal_handler_interrupt"),

@@ -16,7 +16,7 @@ from granian.constants import HTTPModes, Interfaces, Loops
 from granian.http import HTTP1Settings, HTTP2Settings
 from granian.log import LogLevels
 
-from app.launcher import granian_private, loading, scheduling
+from app.launcher import granian_private, loading, pair_trial, scheduling
 from app.launcher.child import die_with
 from app.launcher.console import warn
 from app.launcher.descriptors import end_when_starved
@@ -25,7 +25,7 @@ from app.launcher.forwarded import Forwarded
 from app.launcher.server_process import Endpoint
 from app.launcher.silence import Silence
 from app.launcher.sockets import close
-from app.settings.config import Listener
+from app.settings.config import Listener, PairFiles
 from app.settings.errors import ConfigurationError
 from app.settings.sealed_file import SealedFile
 from app.settings.tables import Server
@@ -139,6 +139,22 @@ def _load_in_worker(listener: Listener) -> Application:
         for line in error.details.splitlines():
             warn(line)
         sys.exit(1)
+
+
+def rejected(endpoint: Endpoint, settings: Server) -> str | None:
+    """Return that rustls rejects an endpoint's pair, and why, as a line; None if it does not, or if there is no pair.
+
+    Raises OSError if it cannot be asked.
+    """
+    if endpoint.pair is None:
+        return None
+    reason = pair_trial.rejected(lambda: _build(endpoint, settings).ssl_ctx)
+    if reason is None:
+        return None
+    files = endpoint.listener.tls
+    if isinstance(files, PairFiles):
+        return f"{files.certificate} and {files.key} are rejected by rustls ({reason}); have both made anew, in OpenSSL's default forms"
+    return f"the pair made for this run is rejected by rustls ({reason}); set TLS_CERT and TLS_KEY"
 
 
 def _build(endpoint: Endpoint, settings: Server) -> granian_private.Server:

@@ -22,7 +22,7 @@ from dataclasses import replace
 
 from app.launcher.console import warn
 from app.launcher.pair_watch import PairWatch
-from app.launcher.server_process import Endpoint, ListenerError, Serve, ServerProcess, State
+from app.launcher.server_process import Endpoint, ListenerError, ServerProcess, State, Work
 from app.launcher.sockets import ReuseportGroup
 from app.settings.certificate import Pair
 from app.settings.config import PairFiles
@@ -41,7 +41,7 @@ class Lifecycle:
         settings: Server,
         endpoint: Endpoint,
         groups: Sequence[ReuseportGroup],
-        serve: Serve,
+        work: Work,
         on_serving: Callable[[Endpoint, bool], None],
     ) -> None:
         """Start nothing yet; `on_serving` gets what is served from then on, and whether it replaces something."""
@@ -49,7 +49,7 @@ class Lifecycle:
         self.endpoint = endpoint
         self.group = endpoint.group
         self.groups = groups
-        self.serve = serve
+        self.work = work
         self.on_serving = on_serving
         self.current: ServerProcess | None = None
         self.replacement: ServerProcess | None = None
@@ -79,7 +79,7 @@ class Lifecycle:
 
     def _launch(self, life: ServerProcess) -> None:
         life.enter(State.PROVING, time.monotonic() + self.settings.start_deadline + SPARE)
-        life.start(self.serve, self.groups)
+        life.start(self.work.serve, self.groups)
         self._prove(life)
 
     def _prove(self, life: ServerProcess) -> None:
@@ -110,15 +110,11 @@ class Lifecycle:
                 elif life.proof_was_killed():
                     self._prove(life)
                 else:
-                    self._fail(life, self._late())
+                    self._fail(life, life.late(self.settings.start_deadline))
             elif life.deadline is not None and now >= life.deadline:
                 self._after_deadline(life, now)
         if self.watch is not None and self.stop_end is None:
             self._look(self.watch, now)
-
-    def _late(self) -> str:
-        deadline = self.settings.start_deadline
-        return f"listener {self.endpoint.listener.name} did not respond within start_deadline={deadline} s"
 
     def _after_proof(self, life: ServerProcess, now: float) -> None:
         life.end_of_proof()
@@ -139,7 +135,8 @@ class Lifecycle:
         files, pair = endpoint.listener.tls, endpoint.pair
         if isinstance(files, PairFiles) and pair is not None and self.group.has_filters:
             if self.watch is None:
-                self.watch = PairWatch(files, pair, self.settings.certificate_interval, warn)
+                interval, ask = self.settings.certificate_interval, self.work.rejected
+                self.watch = PairWatch(files, pair, interval, warn, lambda new: ask(replace(endpoint, pair=new)))
             self.watch.served(pair)
 
     def _after_end(self, life: ServerProcess, end: str) -> None:
@@ -188,7 +185,7 @@ class Lifecycle:
 
     def _after_deadline(self, life: ServerProcess, now: float) -> None:
         if life.state is State.PROVING:
-            self._fail(life, self._late())
+            self._fail(life, life.late(self.settings.start_deadline))
         elif life.state is State.SETTLING:
             life.send_close_notice()
             life.enter(State.CLOSING, now + NOTICE)

@@ -31,7 +31,7 @@ def load(settings: ApplicationSettings) -> Application:
     """Import an application, or make it if the settings name a factory. The working directory is importable.
 
     Raises ConfigurationError: a module or attribute that is missing, one that cannot be called as ASGI 3.0 has it
-    (specification, "Applications"), or whatever the import raises, with its traceback.
+    (specification, "Applications"), or whatever the import raises, with its traceback. MemoryError is let through.
     """
     with suppress(OSError):  # a working directory that is gone holds nothing to import
         if not {"", folder := str(Path.cwd())} & set(sys.path):
@@ -42,7 +42,7 @@ def load(settings: ApplicationSettings) -> Application:
         for name in attribute.split("."):
             found = getattr(found, name)
         application: Application = found() if settings.factory else found
-    except ConfigurationError:  # of the bundled application: it says itself what is wrong
+    except (ConfigurationError, MemoryError):  # the bundled application says itself what is wrong; a limit is no fault
         raise
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):

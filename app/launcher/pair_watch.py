@@ -15,24 +15,37 @@ RESTLESS = 15.0  # seconds of changes after which they are reported
 class PairWatch:
     """The files of a pair: looked at every `interval` seconds, or when asked to."""
 
-    def __init__(self, files: PairFiles, pair: Pair, interval: int, warn: Callable[[str], None]) -> None:
-        """Watch the files that hold `pair` now; an `interval` of 0 never looks unasked."""
+    def __init__(
+        self,
+        files: PairFiles,
+        pair: Pair,
+        interval: int,
+        warn: Callable[[str], None],
+        rejected: Callable[[Pair], str | None],
+    ) -> None:
+        """Watch the files that hold `pair` now; an `interval` of 0 never looks unasked.
+
+        `rejected` returns why a pair that passes every check cannot be served, and may raise OSError.
+        """
         self.files = files
         self.pair = pair
         self.interval = interval
         self.warn = warn
+        self.rejected = rejected
         self.next_look: float | None = 0.0  # at once: the files may have changed since they were loaded
         self._seen: object = pair.content  # what the files held at the last look, or why they could not be read
         self._since = 0.0
         self._changing_since: float | None = None
         self._reported: str | None = None
         self._failed: Content | None = None  # what the files held when a server process failed with it
+        self._tried: tuple[Content, str | None] | None = None  # what was tried last, and what is wrong with it
         self._failures = 0
         self._not_before = 0.0
 
     def ask(self, now: float) -> None:
         """Have the next `look` look, and take a pair that has failed, too."""
         self.next_look = self._not_before = now
+        self._tried = None
 
     def look(self, now: float) -> Pair | None:
         """Return the pair that is to be served instead, if it is time to look and there is one.
@@ -101,7 +114,18 @@ class PairWatch:
                 f" {pair.leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC, which is not now; have it issued anew"
             )
             return None
+        if self._tried is None or self._tried[0] != content:
+            self._tried = content, self._try(pair)
+        if reason := self._tried[1]:
+            self.report(reason)
+            return None
         return pair
+
+    def _try(self, pair: Pair) -> str | None:
+        try:
+            return self.rejected(pair)
+        except OSError:  # no process or descriptor for a trial now: the replacement's start is one
+            return None
 
     def report(self, reason: str) -> None:
         """Say why the pair on disk is not served; once, until there is another reason, or it is served."""

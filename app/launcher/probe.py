@@ -6,8 +6,8 @@ import os
 import socket
 import ssl
 import sys
+import time
 from collections.abc import Callable
-from pathlib import Path
 
 from app.launcher.console import warn
 from app.settings import config
@@ -24,7 +24,15 @@ HTTP2_REQUEST = (
 CERTIFICATE_REQUIRED = "TLSV13_ALERT_CERTIFICATE_REQUIRED"
 
 
-def responds(
+def responds(host: str, listener: config.Listener, timeout: float = 1.0) -> bool:
+    """Return whether a listener sends a response; each step may take `timeout` seconds."""
+    try:
+        return ask(host, listener, timeout=timeout)
+    except OSError:  # refused, reset, timed out, or no TLS: no response
+        return False
+
+
+def ask(
     host: str,
     listener: config.Listener,
     *,
@@ -35,29 +43,27 @@ def responds(
     """Return whether a listener sends a response, with the certificate `leaf` (DER) if one is given.
 
     One that needs certificates of its clients responds with its alert for a client that has none.
-    Each step may take `timeout` seconds. `before_connect` gets the client's socket, bound to the address that it
-    connects from.
+    Each step may take `timeout` seconds, and so may all of HTTP/2 after the connect. `before_connect` gets the client's
+    socket, bound to the address that it connects from. Raises OSError: refused, reset, timed out, or no TLS.
     """
     address = config.reachable(host)
-    try:
-        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as plain:
-            plain.settimeout(timeout)
-            if before_connect is not None:
-                _bind(plain, address)
-                before_connect(plain)
-            plain.connect((address, listener.port))
-            if listener.protocol == "h2c":
-                return _responds_over_http2(plain)
-            if listener.tls is None:
-                return _responds(plain)
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE  # it is our own; if it matters, the leaf itself is compared
-            responds_over_tls = _wants_a_certificate if config.needs_client_certificate(listener) else _responds
-            with context.wrap_socket(plain) as encrypted:
-                return leaf in (None, encrypted.getpeercert(binary_form=True)) and responds_over_tls(encrypted)
-    except OSError:  # refused, reset, timed out, or no TLS: no response
-        return False
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as plain:
+        plain.settimeout(timeout)
+        if before_connect is not None:
+            _bind(plain, address)
+            before_connect(plain)
+        plain.connect((address, listener.port))
+        if listener.protocol == "h2c":
+            return _responds_over_http2(plain, time.monotonic() + timeout)
+        if listener.tls is None:
+            return _responds(plain)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_3  # whatever openssl.cnf has
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE  # it is our own; if it matters, the leaf itself is compared
+        responds_over_tls = _wants_a_certificate if config.needs_client_certificate(listener) else _responds
+        with context.wrap_socket(plain) as encrypted:
+            return leaf in (None, encrypted.getpeercert(binary_form=True)) and responds_over_tls(encrypted)
 
 
 def _bind(client: socket.socket, address: str) -> None:
@@ -91,20 +97,33 @@ def _wants_a_certificate(connection: ssl.SSLSocket) -> bool:
     return False
 
 
-def _responds_over_http2(connection: socket.socket) -> bool:
+def _responds_over_http2(connection: socket.socket, end: float) -> bool:
     connection.sendall(HTTP2_REQUEST)
-    with connection.makefile("rb") as stream:
-        while len(head := stream.read(9)) == 9:  # a frame's length, type, flags and stream (RFC 9113, section 4.1)
-            stream.read(int.from_bytes(head[:3]))
-            if head[3] == 1:  # HEADERS
-                return True
+    # A frame begins with its length, type, flags and stream (RFC 9113, section 4.1).
+    while len(head := _read(connection, 9, end)) == 9:
+        if head[3] == 1:  # HEADERS
+            return True
+        _read(connection, int.from_bytes(head[:3]), end)
     return False
+
+
+def _read(connection: socket.socket, number: int, end: float) -> bytes:
+    """Return so many bytes, or fewer if the other side has closed. Raises TimeoutError at `end`, however much came."""
+    data = b""
+    while len(data) < number:
+        if (left := end - time.monotonic()) <= 0:
+            raise TimeoutError
+        connection.settimeout(left)
+        if not (part := connection.recv(number - len(data))):
+            break
+        data += part
+    return data
 
 
 def main() -> int:
     """Ask every listener; the exit status is 0 if all respond, 1 if one does not, 2 for an invalid setting."""
     parser = argparse.ArgumentParser(prog="python -m app.launcher.probe", description=__doc__)
-    parser.add_argument("--config", type=Path, metavar="FILE", help="server.toml (SERVER_CONFIG)")
+    parser.add_argument("--config", metavar="FILE", help="server.toml (SERVER_CONFIG)")
     arguments = parser.parse_args()
     try:
         configuration = config.read(config.path_of(arguments.config, os.environ), os.environ)

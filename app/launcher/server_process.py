@@ -1,6 +1,7 @@
 """A server process as the launcher sees it: a child that is started, proved, drained and, if it has to be, killed."""
 
 import enum
+import mmap
 import os
 import signal
 import socket
@@ -21,6 +22,7 @@ from app.settings.config import Listener
 
 DYING = 0.3  # seconds at most until workers that were killed have closed their sockets
 RETRY = 0.05  # seconds until a worker whose connection broke is asked again
+ERROR_SIZE = 512  # bytes of the last error that are kept
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,14 @@ class Endpoint:
     sockets: Sequence[socket.socket]
 
 
-Serve = Callable[[Endpoint], None]
-"""Serve an endpoint in the calling process until DRAIN comes."""
+@dataclass(frozen=True)
+class Work:
+    """What is done with Granian."""
+
+    serve: Callable[[Endpoint], None]
+    """Serve an endpoint in the calling process until DRAIN comes."""
+    rejected: Callable[[Endpoint], str | None]
+    """Return a line that says why an endpoint's pair cannot be served; None if it can. Raises OSError."""
 
 
 class ListenerError(Exception):
@@ -66,12 +74,13 @@ class ServerProcess:
         self.endpoint = endpoint
         self._server: Child | None = None
         self._prober: Child | None = None
+        self._error = mmap.mmap(-1, ERROR_SIZE)  # of the process that asks, which shares it
 
     def enter(self, state: State, deadline: float | None = None) -> None:
         """Change the state."""
         self.state, self.deadline = state, deadline
 
-    def start(self, serve: Serve, groups: Sequence[ReuseportGroup]) -> None:
+    def start(self, serve: Callable[[Endpoint], None], groups: Sequence[ReuseportGroup]) -> None:
         """Start the server process, which keeps no socket of `groups` open but its own.
 
         Raises OSError if it cannot be forked.
@@ -96,7 +105,7 @@ class ServerProcess:
             for group in groups:
                 if group is not self.endpoint.group:
                     close_from_the_last(group.held)
-            _ask_each_worker(self.endpoint, clients_to, seconds)
+            _ask_each_worker(self.endpoint, clients_to, seconds, self._error)
 
         self._prober = Child(work)
 
@@ -109,6 +118,12 @@ class ServerProcess:
     def proof_was_killed(self) -> bool:
         """Return whether the process that asks was killed by somebody else, and has to be started again."""
         return self._prober is not None and (self._prober.exitcode or 0) < 0
+
+    def late(self, start_deadline: int) -> str:
+        """Return a line that says that a worker has not responded in time, and how the last attempt failed."""
+        error = self._error[:].rstrip(b"\0").decode(errors="replace")
+        why = f" ({error})" if error else ""
+        return f"listener {self.endpoint.listener.name} did not respond within start_deadline={start_deadline} s{why}"
 
     def end_of_proof(self) -> None:
         """End the process that asks, whether it is through or not."""
@@ -161,11 +176,13 @@ class ServerProcess:
                 os.killpg(self._server.pid, number)
 
 
-def _ask_each_worker(endpoint: Endpoint, clients_to: Sequence[socket.socket], seconds: int) -> None:
+def _ask_each_worker(
+    endpoint: Endpoint, clients_to: Sequence[socket.socket], seconds: int, last_error: mmap.mmap
+) -> None:
     """Return when each worker has sent a response, with the endpoint's leaf over TLS; exit 1 after `seconds`.
 
     A connection waits in a worker's socket until the worker accepts it. Without reuseport filters one response counts
-    for all.
+    for all. `last_error` gets why the last attempt failed.
     """
     group = endpoint.group
     leaf = endpoint.pair.leaf.public_bytes(Encoding.DER) if endpoint.pair else None
@@ -180,6 +197,9 @@ def _ask_each_worker(endpoint: Endpoint, clients_to: Sequence[socket.socket], se
             left = end - time.monotonic()
             if left <= 0:
                 sys.exit(1)
-            if probe.responds(group.server.host, endpoint.listener, leaf=leaf, timeout=left, before_connect=direct):
-                break
+            try:
+                if probe.ask(group.server.host, endpoint.listener, leaf=leaf, timeout=left, before_connect=direct):
+                    break
+            except OSError as error:
+                last_error[:] = str(error).encode(errors="replace")[:ERROR_SIZE].ljust(ERROR_SIZE, b"\0")
             time.sleep(min(RETRY, left))

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Sequence
 from contextlib import suppress
 
-from app.settings.config import Listener
+from app.settings.config import Listener, reachable
 from app.settings.errors import ConfigurationError, shown
 from app.settings.tables import Server
 
@@ -18,6 +18,14 @@ NETWORK_HEADER, RANDOM = -0x100000, -0x1000 + 56  # SKF_NET_OFF; SKF_AD_OFF + SK
 # Bytes from the network header: the last four of the source address, and the source port, without options.
 SOURCE = {socket.AF_INET: (12, 20), socket.AF_INET6: (20, 40)}
 Instruction = tuple[int, int, int, int]
+MORE_FILES = "raise the limit on open files (ulimit -n), or lower WORKERS"
+REMEDIES = {
+    errno.EADDRINUSE: "stop what holds it, or choose another port or HOST",
+    errno.EACCES: "choose a port from 1024 on, or allow it (CAP_NET_BIND_SERVICE, net.ipv4.ip_unprivileged_port_start)",
+    errno.EMFILE: MORE_FILES,
+    errno.ENFILE: MORE_FILES,
+}
+"""Ways out for a port that cannot be bound, by the error."""
 
 
 class ReuseportGroup:
@@ -95,9 +103,7 @@ class ReuseportGroup:
 
     def _not_bound(self, error: OSError) -> ConfigurationError:
         reason = f"{self.listener.port_variable}={self.listener.port} cannot be bound on {self.server.host}"
-        remedy = "stop what holds it, or choose another port or HOST"
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            remedy = "raise the limit on open files (ulimit -n), or lower WORKERS"
+        remedy = REMEDIES.get(error.errno or 0, "choose another port or HOST")
         return ConfigurationError(f"listener {shown(self.listener.name)}: {reason} ({error.strerror}); {remedy}")
 
     def spread(self, sockets: Sequence[socket.socket]) -> None:
@@ -189,13 +195,26 @@ def check_host(host: str) -> None:
     """Raise ConfigurationError for an address that takes no connections: a broadcast address, for one.
 
     The kernel lets a server listen on a broadcast address, and refuses what would talk to it (socket(7), SO_BROADCAST).
+    It lets one listen on :: without ::1, too, and then nobody here could ask whether the workers respond.
     """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as trial:
+        with socket.socket(family, socket.SOCK_DGRAM) as trial:
             trial.connect((host, 9))  # sends nothing
     except PermissionError as error:
         raise ConfigurationError(
             f"HOST={host} is a broadcast address; use 127.0.0.1 for this machine alone, 0.0.0.0 or :: for all"
         ) from error
-    except OSError:  # an address of another network, or a family that is switched off: seen when it is bound
+    except OSError:  # an address of another network, or a family that is switched off: seen below or when it is bound
+        pass
+    if (address := reachable(host)) == host:
         return
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as trial:
+            trial.bind((address, 0))
+            trial.connect((address, 9))
+    except OSError as error:
+        remedy = "bring up lo" if family == socket.AF_INET else "use 0.0.0.0, or bring up lo"
+        raise ConfigurationError(
+            f"HOST={host}: this machine cannot reach it at {address} ({error.strerror}); {remedy}"
+        ) from error

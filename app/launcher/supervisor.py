@@ -9,7 +9,7 @@ from app.launcher import signals
 from app.launcher.child import reap_others
 from app.launcher.console import curl, describe, say, warn
 from app.launcher.lifecycle import Lifecycle
-from app.launcher.server_process import Endpoint, ListenerError, Serve, State
+from app.launcher.server_process import Endpoint, ListenerError, State, Work
 from app.settings.config import Configuration, Listener, PairFiles
 from app.settings.errors import ConfigurationError
 
@@ -21,14 +21,14 @@ class Supervisor:
     """The listeners, and the one loop in which everything happens to them."""
 
     def __init__(
-        self, configuration: Configuration, endpoints: Sequence[Endpoint], serve: Serve, example: Example
+        self, configuration: Configuration, endpoints: Sequence[Endpoint], work: Work, example: Example
     ) -> None:
         """Start nothing yet."""
         self.configuration = configuration
         self.example = example
         groups = [each.group for each in endpoints]
         self.listeners = [
-            Lifecycle(configuration.server, each, groups, serve, self._report_serving) for each in endpoints
+            Lifecycle(configuration.server, each, groups, work, self._report_serving) for each in endpoints
         ]
         self.waiting = list(self.listeners)  # not started yet
         self.stopping = False
@@ -131,15 +131,15 @@ class Supervisor:
             )
 
 
-def run(configuration: Configuration, endpoints: Sequence[Endpoint], serve: Serve, example: Example) -> int:
+def run(configuration: Configuration, endpoints: Sequence[Endpoint], work: Work, example: Example) -> int:
     """Serve until asked to stop, and return the exit status: STOPPED or FAILED.
 
-    `serve` is what a server process does; `example` returns a target to show the user. The calling process's signals are the
+    `work` is what is done with Granian; `example` returns a target to show the user. The calling process's signals are the
     launcher's from here on. Raises ConfigurationError as Supervisor.run does.
     """
     signals.take_over()
     gc.freeze()  # what is loaded stays in pages that all workers share
-    supervisor = Supervisor(configuration, endpoints, serve, example)
+    supervisor = Supervisor(configuration, endpoints, work, example)
     try:
         return supervisor.run()
     finally:

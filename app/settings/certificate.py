@@ -10,7 +10,7 @@ from typing import Any
 
 import trustme
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -26,6 +26,7 @@ from app.settings.files import MIB, NamedFile
 from app.settings.pem import certificates
 from app.settings.sealed_file import SealedFile
 
+OPENSSL = "OpenSSL's configuration (openssl.cnf, OPENSSL_CONF)"
 REMEDY = "mount both files readable, or unset TLS_CERT and TLS_KEY and remove the default pair"
 CLIENTS_REMEDY = "mount it readable, or remove client_authority and client_revocations"
 Content = tuple[bytes, bytes, bytes | None, bytes | None]
@@ -96,6 +97,11 @@ def check(files: PairFiles, content: Content) -> Pair:
     Raises ConfigurationError: a file that is not PEM, an encrypted key, a key that rustls does not accept, a key that
     is not the certificate's; clients' authorities or revocations that rustls does not accept, or that do not match.
     """
+    with rustls.unwarned():
+        return _check(files, content)
+
+
+def _check(files: PairFiles, content: Content) -> Pair:
     certificate_pem, key_pem, authority_pem, revocations_pem = content
     chain = certificates(
         files.certificate, certificate_pem, "is not a PEM certificate chain; give the leaf, then its issuers"
@@ -108,9 +114,14 @@ def check(files: PairFiles, content: Content) -> Pair:
         same = leaf.public_key() == private.public_key()
         reason = rustls.rejected(chain)
     except rustls.UNREADABLE as error:
+        what = f"{files.certificate} cannot be read ({shown(error)})"
+        if "EncodedDefault" in str(error):
+            raise ConfigurationError(
+                f"{what}: an extension has a default value written out, which DER leaves out; have it issued without"
+                f" (cA FALSE, for one)"
+            ) from error
         raise ConfigurationError(
-            f"{files.certificate} cannot be read ({shown(error)}); have a certificate issued that OpenSSL prints"
-            f" (`openssl x509 -text -in ...`)"
+            f"{what}; have a certificate issued that OpenSSL prints (`openssl x509 -text -in ...`)"
         ) from error
     if reason:
         raise ConfigurationError(f"{files.certificate} {reason}, which rustls does not accept; have it issued anew")
@@ -128,7 +139,7 @@ def check(files: PairFiles, content: Content) -> Pair:
         authority=files.certificate.path,
         content=content,
     )
-    _check_with_openssl(pair, files)
+    _check_with_openssl(pair, str(files.certificate), "have it issued anew, or correct")
     return _with_clients(pair, files, authority_pem, revocations_pem)
 
 
@@ -153,12 +164,15 @@ def _private_key(files: PairFiles, key_pem: bytes) -> Any:  # noqa: ANN401 - cry
         return load_pem_private_key(key_pem, password=None)
     except TypeError as error:
         raise ConfigurationError(f"{files.key} is encrypted; decrypt it (`openssl pkey -in ... -out ...`)") from error
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except (ValueError, UnsupportedAlgorithm, InternalError) as error:  # InternalError: a seed of another length
         raise ConfigurationError(f"{files.key} is not a PEM private key; give one of {rustls.KEYS}") from error
 
 
-def _check_with_openssl(pair: Pair, files: PairFiles) -> None:
-    """Load the pair with OpenSSL, as Granian does before it starts: it refuses weak digests, for one."""
+def _check_with_openssl(pair: Pair, named: str, remedy: str) -> None:
+    """Load the pair with OpenSSL, as Granian does before it starts: it refuses weak digests, for one.
+
+    An error calls it `named`; `remedy` ends before "OpenSSL's configuration", which has its part in what is rejected.
+    """
     with ExitStack() as stack:
         try:
             chain = SealedFile.of(pair.chain_pem)
@@ -167,19 +181,19 @@ def _check_with_openssl(pair: Pair, files: PairFiles) -> None:
             stack.callback(key.close)
         except OSError as error:
             raise ConfigurationError(
-                f"{files.certificate} cannot be held in memory ({error.strerror}); raise the limit on file sizes"
+                f"{named} cannot be held in memory ({error.strerror}); raise the limit on file sizes"
                 f" (ulimit -f) or on open files (ulimit -n)"
             ) from error
         try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(chain, key)
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         except ssl.SSLError as error:
-            raise ConfigurationError(
-                f"{files.certificate} is rejected by OpenSSL ({error.reason}); have it issued anew"
-            ) from error
+            raise ConfigurationError(f"OpenSSL cannot be used ({error.reason}); correct {OPENSSL}") from error
+        try:
+            context.load_cert_chain(chain, key)
+        except ssl.SSLError as error:
+            raise ConfigurationError(f"{named} is rejected by OpenSSL ({error.reason}); {remedy} {OPENSSL}") from error
         except OSError as error:
-            raise ConfigurationError(
-                f"{files.certificate} cannot be passed on ({error.strerror}: {chain}); mount /proc"
-            ) from error
+            raise ConfigurationError(f"{named} cannot be passed on ({error.strerror}: {chain}); mount /proc") from error
 
 
 def _can_be_issued(authority: trustme.CA, name: str) -> bool:
@@ -195,7 +209,7 @@ def self_signed(names: Sequence[str], directory: Path) -> Pair:
     """Return a pair for those of `names` that a certificate can hold, signed by an authority made for this process.
 
     The authority's certificate is written into `directory`; the private keys are never on a disk. Raises
-    ConfigurationError if the directory cannot be written to.
+    ConfigurationError if the directory cannot be written to, or if OpenSSL rejects every pair of this kind.
     """
     authority = trustme.CA(organization_name="self-signed for this run")
     leaf = authority.issue_cert(*dict.fromkeys(name for name in names if _can_be_issued(authority, name)))
@@ -209,10 +223,12 @@ def self_signed(names: Sequence[str], directory: Path) -> Pair:
             f"the self-signed pair's authority cannot be written to {shown(path)} ({error.strerror});"
             f" point TMPDIR at a writable directory, or set TLS_CERT and TLS_KEY"
         ) from error
-    return Pair(
+    pair = Pair(
         origin="self-signed for this run",
         leaf=x509.load_pem_x509_certificates(chain_pem)[0],
         chain_pem=chain_pem,
         key_pem=key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
         authority=path,
     )
+    _check_with_openssl(pair, "a pair made for this run", "correct")
+    return pair

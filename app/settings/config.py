@@ -71,10 +71,10 @@ def reachable(host: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - recognised, not bound
 
 
-def path_of(argument: Path | None, environment: Mapping[str, str]) -> NamedFile:
+def path_of(argument: str | None, environment: Mapping[str, str]) -> NamedFile:
     """Return which `server.toml` is read: `--config`, else SERVER_CONFIG, else the project's own."""
     if argument is not None:
-        return NamedFile.of("--config", str(argument), "give the path of a server.toml")
+        return NamedFile.of("--config", argument, "give the path of a server.toml")
     named = environment.get(CONFIG_VARIABLE)
     if named is not None:
         return NamedFile.of(CONFIG_VARIABLE, named, "give the path of a server.toml, or unset it")

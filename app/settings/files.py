@@ -62,7 +62,7 @@ class NamedFile:
             if not stat.S_ISREG(self.path.stat().st_mode):  # reading a pipe would wait for its writer
                 raise ConfigurationError(f"{self} is not a regular file; {remedy}")
             with open(self.path, "rb", opener=_without_waiting) as file:
-                content = file.read(most + 1)
+                content: bytes | None = file.read(most + 1)
         except PermissionError as error:
             try:
                 mode = f", mode {self.path.stat().st_mode & 0o7777:04o}"
@@ -71,6 +71,8 @@ class NamedFile:
             raise ConfigurationError(f"{self} may not be read by uid {os.geteuid()}{mode}; {remedy}") from error
         except OSError as error:
             raise ConfigurationError(f"{self} cannot be read ({error.strerror}); {remedy}") from error
+        if content is None:  # a file of the kernel's that has nothing now, and may later
+            raise ConfigurationError(f"{self} cannot be read (it would wait); {remedy}")
         if len(content) > most:
             raise ConfigurationError(f"{self} is larger than {most // 1024:,} KiB; {remedy}")
         return content

@@ -1,13 +1,14 @@
 """Certificates in PEM files."""
 
 import re
-import warnings
 
 from cryptography import x509
-from cryptography.utils import CryptographyDeprecationWarning
 
 from app.settings.errors import ConfigurationError
 from app.settings.files import NamedFile
+
+COMMENT = re.compile(rb"^[ \t]*#.*", re.MULTILINE)
+"""A line that OpenSSL ignores, whatever it has: the parser would take a certificate's first line for one there, too."""
 
 
 def certificates(file: NamedFile, pem: bytes, otherwise: str) -> list[x509.Certificate]:
@@ -16,12 +17,16 @@ def certificates(file: NamedFile, pem: bytes, otherwise: str) -> list[x509.Certi
     Raises ConfigurationError, which says `otherwise`, if they are not PEM. One that is cut short is none for the
     parser, but an error here.
     """
+    pem = COMMENT.sub(b"", pem)
+    if b"-----BEGIN TRUSTED CERTIFICATE-----" in pem:
+        raise ConfigurationError(
+            f"{file} has a TRUSTED CERTIFICATE, a form of OpenSSL's own; write it as a CERTIFICATE"
+            f" (`openssl x509 -in ... -out ...`)"
+        )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", CryptographyDeprecationWarning)  # of serial numbers that are served anyhow
-            found = x509.load_pem_x509_certificates(pem)
+        found = x509.load_pem_x509_certificates(pem)
     except (ValueError, x509.InvalidVersion) as error:
         raise ConfigurationError(f"{file} {otherwise}") from error
-    if len(found) != len(re.findall(rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----", pem)):
+    if len(found) != len(re.findall(rb"-----BEGIN (?:X509 )?CERTIFICATE-----", pem)):
         raise ConfigurationError(f"{file} has a certificate that is cut short; write all of it")
     return found

@@ -1,5 +1,9 @@
 """What rustls accepts of a pair and of clients' authorities: it ends a worker with a panic when it starts."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
@@ -13,6 +17,7 @@ CRITICAL = {"2.5.29.15", "2.5.29.17", "2.5.29.19", "2.5.29.30", "2.5.29.31", "2.
 LARGEST_LEAF, LARGEST_CHAIN = 2**16 - 1, 2**16  # bytes of DER: webpki's limit, and what a client's OpenSSL accepts
 UNREADABLE = (
     ValueError,
+    TypeError,  # of a common name that is a BIT STRING
     UnsupportedAlgorithm,
     x509.DuplicateExtension,
     x509.InvalidVersion,
@@ -26,6 +31,19 @@ def names_of(leaf: x509.Certificate) -> list[str]:
 
     Raises one of UNREADABLE for extensions that cannot be parsed.
     """
+    with unwarned():
+        return _names_of(leaf)
+
+
+@contextmanager
+def unwarned() -> Iterator[None]:
+    """Ignore what cryptography warns of meanwhile: odd names and numbers in certificates that are served anyhow."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _names_of(leaf: x509.Certificate) -> list[str]:
     try:
         alternative = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:

@@ -8,10 +8,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from app.launcher.console import PIPE_BUF, Output, printable
+from app.launcher.console import PIPE_BUF, Output, curl, printable
+from app.settings import certificate, config
+from app.settings.config import PairFiles
+from app.settings.files import NamedFile
+from tests.support.certificates import write_self_signed
 from tests.support.processes import ROOT
 
 
@@ -139,3 +145,13 @@ def test_what_breaks_a_line_or_cannot_be_written_is_escaped(pipe: Pipe) -> None:
     assert printable("a\nb\x1b[0m\0\u2028") == r"a\nb\x1b[0m\x00\u2028"
     Output(pipe.writer).line("\udcff\u00e9")  # a name on disk that is no UTF-8
     assert pipe.read() == "\\udcff\u00e9\n"
+
+
+def test_no_name_of_a_certificate_runs_in_the_shell_that_the_curl_line_is_pasted_into(tmp_path: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    files = write_self_signed(tmp_path, key, common_name="a'; touch ran; echo '.org")
+    pair = certificate.load(PairFiles(*(NamedFile(name, Path(path)) for name, path in files.items())))
+    configuration = config.read(config.path_of(None, {}), {})
+    line = curl(configuration, configuration.listeners[0], pair, "/json/5?m=3")
+    subprocess.run(["sh", "-c", f"curl() {{ :; }}; {line}"], cwd=tmp_path, check=True)
+    assert not (tmp_path / "ran").exists()

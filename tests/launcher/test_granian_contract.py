@@ -58,6 +58,7 @@ def test_every_name_of_the_docstring_exists(made: Server) -> None:
     [
         (_granian, "SocketHolder"),
         (_granian, "WorkerSignal"),
+        (_granian, "ASGIWorker"),
         (_futures, "_CBSchedulerAIO"),
         (mp, "_new_cbscheduler"),
         *((Granian, name) for name in (*OVERRIDDEN, "_stop_workers", "signal_handler_interrupt")),

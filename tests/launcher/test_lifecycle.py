@@ -11,7 +11,7 @@ import pytest
 from app.launcher import lifecycle
 from app.launcher.lifecycle import Lifecycle
 from app.launcher.pair_watch import PairWatch
-from app.launcher.server_process import Endpoint, ListenerError, ServerProcess, State
+from app.launcher.server_process import Endpoint, ListenerError, ServerProcess, State, Work
 from app.launcher.sockets import ReuseportGroup
 from app.settings import certificate, config
 from app.settings.config import Listener, PairFiles
@@ -54,7 +54,7 @@ def made(pair: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Life
     listener = Listener("test", free_port(), "TEST_PORT", "http/1.1", application, files)
     with closing(ReuseportGroup(server, listener)) as group:
         endpoint = Endpoint(listener, certificate.load(files), None, group, group.bind(2))
-        one = Lifecycle(server, endpoint, [group], lambda _: None, lambda *_: None)
+        one = Lifecycle(server, endpoint, [group], Work(lambda _: None, lambda _: None), lambda *_: None)
         one.start()
         yield one
 

@@ -134,3 +134,8 @@ def test_the_dataset_of_the_bundled_application_is_no_other_ones() -> None:
     assert (result.returncode, result.stderr.count("dataset"), result.stdout.count("dataset")) == (0, 0, 0)
     assert f"application {HERE}:app (loop)" in result.stdout
     assert "dataset: 50 items" in check().stdout
+
+
+def test_want_of_memory_for_a_preloaded_application_is_one_line(modules: Path) -> None:
+    (modules / "large.py").write_text("raise MemoryError\n")
+    assert "not enough memory for the dataset" in rejected(APPLICATION="large:app", APPLICATION_PRELOAD="1")

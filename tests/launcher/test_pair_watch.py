@@ -7,6 +7,7 @@ import trustme
 
 from app.launcher.pair_watch import LONGEST_PAUSE, RESTLESS, STEADY, PairWatch
 from app.settings import certificate
+from app.settings.certificate import Pair
 from app.settings.config import PairFiles
 from app.settings.files import NamedFile
 from tests.support.certificates import issue, leaf_of
@@ -23,8 +24,16 @@ class Watched:
         self.certificate = folder / "server.crt"
         self.files = PairFiles(NamedFile("TLS_CERT", self.certificate), NamedFile("TLS_KEY", folder / "server.key"))
         self.said: list[str] = []
-        self.watch = PairWatch(self.files, certificate.load(self.files), interval, self.said.append)
+        self.tried = 0
+        self.outcome: str | OSError | None = None  # of each trial
+        self.watch = PairWatch(self.files, certificate.load(self.files), interval, self.said.append, self.rejected)
         assert self.watch.look(0.0) is None  # begins to watch
+
+    def rejected(self, _: Pair) -> str | None:
+        self.tried += 1
+        if isinstance(self.outcome, OSError):
+            raise self.outcome
+        return self.outcome
 
     def look(self, now: float) -> bool:
         """Look, and return whether the pair on disk is to be served."""
@@ -141,3 +150,30 @@ def test_a_pair_whose_server_process_failed_is_taken_later_and_ever_later(watche
     watched.watch.failed(pair, now)
     watched.watch.ask(now + 1.0)  # SIGHUP
     assert watched.look(now + 1.0)
+
+
+def test_a_pair_that_a_trial_rejects_is_tried_again_when_it_changes_or_when_asked_to(watched: Watched) -> None:
+    watched.outcome = "of no use"
+    issue(watched.authority, watched.folder)
+    now = float(INTERVAL)
+    for _ in range(5):
+        assert not watched.look(now)
+        now += INTERVAL
+    assert watched.tried == 1
+    watched.watch.ask(now)  # SIGHUP
+    assert not watched.look(now)
+    assert watched.tried == 2
+    assert watched.said == ["of no use; the pair from before is served on"]
+    watched.outcome = None
+    issue(watched.authority, watched.folder)
+    assert not watched.look(now + INTERVAL)
+    assert watched.look(now + 2 * INTERVAL)
+    assert watched.look(now + 3 * INTERVAL)  # again, until it is served
+    assert watched.tried == 3
+
+
+def test_a_pair_that_cannot_be_tried_is_taken(watched: Watched) -> None:
+    watched.outcome = BlockingIOError()  # no process for it
+    issue(watched.authority, watched.folder)
+    assert not watched.look(INTERVAL)
+    assert watched.look(INTERVAL + STEADY)

@@ -4,6 +4,10 @@ import errno
 import os
 import socket
 import sys
+import threading
+import time
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,8 +19,9 @@ from app.settings import config
 from tests.support.configuration import SERVER_TOML, configured
 from tests.support.ports import free_port
 from tests.support.processes import clean_environment
-from tests.support.service import Service
+from tests.support.service import Launch, Service
 
+LISTENER = config.read(config.path_of(None, {}), {}).listeners[-1]
 HEAD = SERVER_TOML.partition("[[listener]]")[0]
 
 
@@ -77,9 +82,52 @@ def test_the_launcher_asks_from_another_loopback_address_if_need_be(
     def note(client: socket.socket) -> None:
         addresses.append(client.getsockname()[0])
 
-    assert probe.responds(host, listener, before_connect=note)
+    assert probe.ask(host, listener, before_connect=note)
     monkeypatch.setattr(Worn, "used", ())
-    assert probe.responds(host, listener, before_connect=note)
+    assert probe.ask(host, listener, before_connect=note)
     assert addresses == ["127.0.0.2", "127.0.0.1"]
     monkeypatch.setattr(Worn, "used", ("127.0.0.1", "127.0.0.2"))
-    assert not probe.responds(host, listener, before_connect=note)
+    with pytest.raises(OSError, match="Address already in use"):
+        probe.ask(host, listener, before_connect=note)
+
+
+def test_frames_without_end_are_no_response() -> None:
+    """One deadline for all of HTTP/2: each empty SETTINGS frame comes in time."""
+    port = free_port()
+    ending = threading.Event()
+
+    def flood(listening: socket.socket) -> None:
+        connection, _ = listening.accept()
+        with connection, suppress(OSError):
+            for _ in range(200):
+                if ending.wait(0.05):
+                    break
+                connection.sendall(b"\0\0\0\4\1\0\0\0\0")
+
+    listener = replace(LISTENER, port=port, protocol="h2c")
+    with socket.create_server(("127.0.0.1", port)) as listening:
+        thread = threading.Thread(target=flood, args=(listening,))
+        thread.start()
+        begun = time.monotonic()
+        assert not probe.responds("127.0.0.1", listener, timeout=0.5)
+        assert time.monotonic() - begun < 5
+        ending.set()
+        thread.join()
+
+
+def test_it_speaks_tls_1_3_whatever_openssl_is_configured_for(
+    launch: Launch, pair: dict[str, str], tmp_path: Path
+) -> None:
+    """As the launcher does when it waits for its workers."""
+    path = tmp_path / "openssl.cnf"
+    path.write_text("openssl_conf = a\n[a]\nssl_conf = b\n[b]\nsystem_default = c\n[c]\nMaxProtocol = TLSv1.2\n")
+    launch(OPENSSL_CONF=str(path), WORKERS="1", **pair).ready().stop()
+
+
+def test_why_no_worker_responded_is_in_the_line_about_it(launch: Launch, pair: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "openssl.cnf"
+    path.write_text("openssl_conf = a\n[a]\nssl_conf = b\n[b]\nsystem_default = c\n[c]\nGroups = P-521\n")
+    argument = configured(tmp_path, SERVER_TOML.replace("start_deadline = 30", "start_deadline = 2"))
+    service = launch(argument, OPENSSL_CONF=str(path), WORKERS="1", **pair)
+    assert service.wait(20) == 1
+    assert "did not respond within start_deadline=2 s ([SSL" in service.errors.read_text()

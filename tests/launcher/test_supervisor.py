@@ -12,7 +12,7 @@ from unittest import mock
 import pytest
 
 from app.launcher import signals, supervisor
-from app.launcher.server_process import ListenerError, State
+from app.launcher.server_process import ListenerError, State, Work
 from app.launcher.supervisor import FAILED, Supervisor
 from app.settings.errors import ConfigurationError
 
@@ -83,7 +83,7 @@ def supervise(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Supervisor]:
 
     def make(*listeners: Told, waiting: tuple[Told, ...] = ()) -> Supervisor:
         configuration: Any = SimpleNamespace(server=None)
-        made = Supervisor(configuration, [], lambda _: None, lambda _: "/")
+        made = Supervisor(configuration, [], Work(lambda _: None, lambda _: None), lambda _: "/")
         untyped: Any = made
         untyped.listeners, untyped.waiting = [*listeners, *waiting], list(waiting)
         return made

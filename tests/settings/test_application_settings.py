@@ -17,7 +17,7 @@ def with_table(lines: str) -> str:
 
 def read(folder: Path, text: str, **environment: str) -> list[ApplicationSettings]:
     path = Path(configured(folder, text).removeprefix("--config="))
-    return [each.application for each in config.read(config.path_of(path, {}), environment).listeners]
+    return [each.application for each in config.read(config.path_of(str(path), {}), environment).listeners]
 
 
 def test_the_bundled_application_is_the_default(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from app.launcher import sockets
 from tests.support.configuration import SERVER_TOML, check, configured, rejected
 
 
@@ -41,3 +42,16 @@ def test_a_mapped_address_is_the_address(pair: dict[str, str]) -> None:
 )
 def test_what_the_parser_fails_on_is_reported_on_one_line(tmp_path: Path, line: str, reason: str) -> None:
     assert reason in rejected(configured(tmp_path, SERVER_TOML.replace("backlog = 16384", line)))
+
+
+@pytest.mark.parametrize(
+    ("host", "address", "remedy"),
+    [("::", "2001:db8::1", "use 0.0.0.0, or bring up lo"), ("0.0.0.0", "192.0.2.1", "bring up lo")],  # noqa: S104
+)
+def test_a_machine_that_does_not_reach_itself_is_reported(
+    monkeypatch: pytest.MonkeyPatch, host: str, address: str, remedy: str
+) -> None:
+    monkeypatch.setattr(sockets, "reachable", lambda _: address)
+    line = rejected(HOST=host)
+    assert f"HOST={host}: this machine cannot reach it at {address} (" in line
+    assert line.endswith(f"); {remedy}\n")

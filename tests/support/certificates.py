@@ -34,9 +34,10 @@ def write_self_signed(
     days: int = 1,
     names: tuple[str, str] = ("self.crt", "self.key"),
     critical: x509.ExtensionType | None = None,
+    common_name: str = "localhost",
 ) -> dict[str, str]:
     """Write a self-signed pair of `key`, as `openssl req -x509` would; return the variables that name it."""
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name, _validate=False)])
     now = dt.datetime.now(dt.UTC)
     builder = (
         x509.CertificateBuilder()

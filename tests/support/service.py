@@ -25,7 +25,7 @@ STOP_DEADLINE = 4.0
 
 def listeners_of(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple[Listener, ...]:
     """Return the listeners of `python -m app` in the order of their start; none if it will reject its settings."""
-    named = [Path(each.removeprefix("--config=")) for each in arguments if each.startswith("--config=")]
+    named = [each.removeprefix("--config=") for each in arguments if each.startswith("--config=")]
     try:
         return config.read(config.path_of(named[0] if named else None, environment), environment).listeners
     except ConfigurationError:  # the test's to see, in what the service says

@@ -1,0 +1,78 @@
+"""A machine that lacks what a start needs: the check says so on one line."""
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.ports import free_ports
+from tests.support.processes import ROOT, clean_environment
+
+
+def run_check(*wrapper: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*wrapper, sys.executable, "-m", "app", "--check"],
+        cwd=ROOT,
+        env=clean_environment()
+        | dict(zip(("PORT", "TLS_PORT"), map(str, free_ports(2)), strict=True))
+        | {"PYTHONDONTWRITEBYTECODE": "1"}
+        | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def possible(*command: str) -> bool:
+    return subprocess.run([*command, "true"], capture_output=True, check=False).returncode == 0
+
+
+def test_all_addresses_without_a_loopback_are_reported() -> None:
+    if not possible("unshare", "--net"):
+        pytest.skip("no right to a network namespace")
+    result = run_check("unshare", "--net", HOST="::")
+    assert result.returncode == 2
+    assert "HOST=::: this machine cannot reach it at ::1 (" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_port_that_is_not_permitted_is_not_held_by_anything() -> None:
+    without = ("setpriv", "--bounding-set", "-net_bind_service", "--inh-caps", "-net_bind_service")
+    try:
+        with socket.socket() as trial:
+            trial.bind(("127.0.0.1", 1))
+        if not possible(*without):
+            pytest.skip("no right to give up a capability")
+        result = run_check(*without, PORT="1")
+    except PermissionError:  # as it is for most users
+        result = run_check(PORT="1")
+    assert result.returncode == 2
+    assert "PORT=1 cannot be bound on 127.0.0.1 (Permission denied); choose a port from 1024 on, or" in result.stderr
+
+
+def test_no_proc_is_reported() -> None:
+    if not possible("unshare", "--mount"):
+        pytest.skip("no right to a mount namespace")
+    result = run_check("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == (
+        "configuration: /proc/self/statm cannot be read (No such file or directory); mount /proc\n"
+    )
+
+
+@pytest.mark.parametrize("error", ["MemoryError", 'ImportError("libz.so: failed to map segment from shared object")'])
+def test_want_of_memory_for_the_imports_is_one_line(tmp_path: Path, error: str) -> None:
+    (tmp_path / "trustme.py").write_text(f"raise {error}\n")
+    result = run_check(PYTHONPATH=str(tmp_path))
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "configuration: not enough memory to start; raise the limit (ulimit -v)\n"
+
+
+def test_a_missing_library_is_no_want_of_memory(tmp_path: Path) -> None:
+    (tmp_path / "trustme.py").write_text('raise ImportError("no such library")\n')
+    result = run_check(PYTHONPATH=str(tmp_path))
+    assert result.returncode == 1
+    assert result.stderr.endswith("ImportError: no such library\n")
