@@ -31,7 +31,7 @@ def few_files(launch: Launch, pair: dict[str, str]) -> Service:
 
 
 def worker_of(service: Service, listener: str) -> int:
-    (worker,) = service.workers(service.server_processes[listener == "json"])
+    (worker,) = service.workers(service.server_process_of(listener))
     return worker
 
 
@@ -131,7 +131,7 @@ def test_a_worker_with_all_files_held_by_stalled_handshakes_is_replaced(
     launch: Launch, pair: dict[str, str], trust: ssl.SSLContext
 ) -> None:
     attacked = launch(WORKERS="1", **pair).ready()
-    (worker,) = attacked.workers(attacked.server_processes[0])
+    (worker,) = attacked.workers(attacked.server_process_of("json-tls"))
     resource.prlimit(worker, resource.RLIMIT_NOFILE, (80, 80))
     with ExitStack() as stack:
         for _ in range(200):
