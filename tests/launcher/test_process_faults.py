@@ -41,8 +41,8 @@ def test_a_killed_worker_is_replaced_and_the_others_go_on(
 def test_a_process_that_the_launcher_did_not_start_is_reaped(launch: Launch, pair: dict[str, str]) -> None:
     """As PID 1 of a container it gets every orphan; here it is another child of the shell that it was."""
     service = launch(wrapper=("sh", "-c", 'true & exec "$@"', "sh"), **pair).ready()
-    wait_until(lambda: len(children(service.process.pid)) == 2, "no zombie")
-    for worker in service.all_workers()[0]:
+    wait_until(lambda: len(children(service.process.pid)) == len(service.listeners), "no zombie")
+    for worker in service.workers(service.server_process_of("json-tls")):
         os.kill(worker, signal.SIGKILL)
     service.stop()
 
