@@ -31,7 +31,7 @@ def few_files(launch: Launch, pair: dict[str, str]) -> Service:
 
 
 def worker_of(service: Service, listener: str) -> int:
-    (worker,) = service.workers(service.server_processes[listener == "json"])
+    (worker,) = service.workers(service.server_process_of(listener))
     return worker
 
 
@@ -117,15 +117,21 @@ def test_stalled_handshakes_that_take_all_files_spare_older_connections_and_the_
         with socket.create_connection(("127.0.0.1", service.port), timeout=10) as plain:
             exchange(plain)
     service.stop()
-    _, killed = service.errors.read_text().splitlines()  # such a worker takes no signal any more; see docs/limits.md
-    assert killed == "listener json-tls is killed with its workers: it had not ended after stop_deadline=3 s"
+    # Such a worker takes no signal any more (docs/limits.md): it is killed, or ends by itself a moment before that.
+    _, *said = service.errors.read_text().splitlines()
+    ends = (
+        "listener json-tls is killed with its workers: it had not",
+        "listener json-tls: a worker had no free descriptor",
+    )
+    assert said
+    assert all(line.startswith(ends) for line in said), said
 
 
 def test_a_worker_with_all_files_held_by_stalled_handshakes_is_replaced(
     launch: Launch, pair: dict[str, str], trust: ssl.SSLContext
 ) -> None:
     attacked = launch(WORKERS="1", **pair).ready()
-    (worker,) = attacked.workers(attacked.server_processes[0])
+    (worker,) = attacked.workers(attacked.server_process_of("json-tls"))
     resource.prlimit(worker, resource.RLIMIT_NOFILE, (80, 80))
     with ExitStack() as stack:
         for _ in range(200):

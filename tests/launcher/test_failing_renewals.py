@@ -88,7 +88,7 @@ def test_a_listener_that_ends_costs_the_others_no_request_while_they_are_renewed
             halves.append(stack.enter_context(renewing.trust.wrap_socket(plain, server_hostname="localhost")))
             halves[-1].sendall(REQUEST[:-2])
         wait_until(lambda: have_been_read(*halves), "the requests' first halves")
-        plaintext = service.server_processes[1]
+        plaintext = service.server_process_of("json")
         renewing.renew()
         renewing.replacement()
         os.kill(plaintext, signal.SIGKILL)

@@ -52,7 +52,8 @@ def test_an_output_that_fails_changes_nothing(
         os.close(reader)
     (folder / "server.key").write_bytes(b"nothing")
     service.signal(signal.SIGHUP)
-    os.kill(service.workers(service.server_processes[1])[0], signal.SIGKILL)  # Granian's log has a line about that
+    (worker,) = service.workers(service.server_process_of("json"))
+    os.kill(worker, signal.SIGKILL)  # Granian's log has a line about that
     issue(authority, folder)
     service.signal(signal.SIGHUP)
     wait_until(lambda: served_leaf(service, trust) == leaf_of(folder), "the new leaf")

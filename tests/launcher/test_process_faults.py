@@ -41,15 +41,15 @@ def test_a_killed_worker_is_replaced_and_the_others_go_on(
 def test_a_process_that_the_launcher_did_not_start_is_reaped(launch: Launch, pair: dict[str, str]) -> None:
     """As PID 1 of a container it gets every orphan; here it is another child of the shell that it was."""
     service = launch(wrapper=("sh", "-c", 'true & exec "$@"', "sh"), **pair).ready()
-    wait_until(lambda: len(children(service.process.pid)) == 2, "no zombie")
-    for worker in service.all_workers()[0]:
+    wait_until(lambda: len(children(service.process.pid)) == len(service.listeners), "no zombie")
+    for worker in service.workers(service.server_process_of("json-tls")):
         os.kill(worker, signal.SIGKILL)
     service.stop()
 
 
 def test_a_crash_loop_is_exit_1(launch: Launch, pair: dict[str, str]) -> None:
     service = launch(**pair).ready()
-    server_process = service.server_processes[0]
+    server_process = service.server_process_of("json-tls")
     victims: set[int] = set()
 
     def killed_again() -> bool:
@@ -66,21 +66,21 @@ def test_a_crash_loop_is_exit_1(launch: Launch, pair: dict[str, str]) -> None:
     assert "listener json-tls ended (exit status 1); stopping the others" in service.errors.read_text()
 
 
-@pytest.mark.parametrize(("index", "name", "wrapper"), [(0, "json-tls", SIGNALS_IGNORED_AND_BLOCKED), (1, "json", ())])
+@pytest.mark.parametrize(("listener", "wrapper"), [("json-tls", SIGNALS_IGNORED_AND_BLOCKED), ("json", ())])
 def test_a_killed_server_process_is_exit_1(
-    launch: Launch, pair: dict[str, str], index: int, name: str, wrapper: tuple[str, ...]
+    launch: Launch, pair: dict[str, str], listener: str, wrapper: tuple[str, ...]
 ) -> None:
     """Also if it was started with all signals ignored and blocked, which is to change nothing."""
     service = launch(wrapper=wrapper, **pair).ready()
-    os.kill(service.server_processes[index], signal.SIGKILL)
+    os.kill(service.server_process_of(listener), signal.SIGKILL)
     assert service.wait(3) == 1
     service.gone()
-    assert f"listener {name} ended (killed by SIGKILL); stopping the others" in service.errors.read_text()
+    assert f"listener {listener} ended (killed by SIGKILL); stopping the others" in service.errors.read_text()
 
 
 def test_nothing_outlives_a_killed_launcher(launch: Launch, pair: dict[str, str]) -> None:
     service = launch(WORKERS="4", **pair).ready()
-    freeze(service.workers(service.server_processes[0])[0])
+    freeze(service.workers(service.server_process_of("json-tls"))[0])
     service.signal(signal.SIGKILL)
     assert service.wait() == -signal.SIGKILL
     service.gone(5)
@@ -152,7 +152,7 @@ def test_a_worker_killed_under_load_cuts_its_own_connections_alone(
 
 def test_deaths_of_a_worker_that_has_served_are_no_crash_loop(launch: Launch, pair: dict[str, str]) -> None:
     service = launch(WORKERS="1", **pair).ready()
-    server_process = service.server_processes[1]
+    server_process = service.server_process_of("json")
     for _ in range(3):  # each within 5.5 s of the one before, which Granian alone would take for a crash loop
         (worker,) = service.workers(server_process)
         time.sleep(YOUNG)  # it has to have lived for so long
@@ -165,7 +165,7 @@ def test_deaths_of_a_worker_that_has_served_are_no_crash_loop(launch: Launch, pa
 def test_a_worker_that_cannot_be_forked_is_started_when_it_can(launch: Launch, pair: dict[str, str]) -> None:
     with process_limit() as limit:
         service = launch(wrapper=limit.wrapper, **pair).ready()
-        server_process = service.server_processes[1]
+        server_process = service.server_process_of("json")
         victim = service.workers(server_process)[0]
         limit.forbid()
         os.kill(victim, signal.SIGKILL)
@@ -183,7 +183,7 @@ def test_a_replaced_worker_serves_the_pair_that_was_checked(
     service = renewing.start(WORKERS="1")
     old = leaf_of(renewing.certs)
     (renewing.certs / "server.key").write_bytes(b"nothing")
-    server_process = service.server_processes[0]
+    server_process = service.server_process_of("json-tls")
     (worker,) = service.workers(server_process)
     os.kill(worker, signal.SIGKILL)
     wait_until(lambda: service.workers(server_process) not in ([], [worker]), "a new worker")

@@ -105,7 +105,9 @@ def test_a_new_pair_is_served_and_no_request_fails(
             replace(new / name, folder / name)
         wait_until(lambda: served_leaf(service, trust) == leaf_of(new), "the new leaf", RENEWED_WITHIN)
         if drained:
-            wait_until(lambda: len(service.server_processes) == 2, "the end of the predecessor", 20)
+            wait_until(
+                lambda: len(service.server_processes) == len(service.listeners), "the end of the predecessor", 20
+            )
         before = requests.count
         wait_until(lambda: requests.count > before + 30, "thirty more requests")
     assert requests.failures == []

@@ -46,7 +46,7 @@ def test_a_second_signal_names_only_what_it_kills(launch: Launch, pair: dict[str
     """Only json-tls is there when it comes."""
     service = launch(**pair)
     wait_until(lambda: len(service.server_processes) > 0, "the first server process")
-    wait_until(lambda: bool(service.workers(service.server_processes[0])), "its first worker")
+    wait_until(lambda: bool(service.workers(service.server_process_of("json-tls"))), "its first worker")
     service.remember()
     for _ in range(2):
         service.signal(signal.SIGTERM)

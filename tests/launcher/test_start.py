@@ -87,7 +87,7 @@ def test_a_low_limit_on_open_files_is_raised_and_a_low_hard_limit_reported(
 ) -> None:
     service = launch(**pair).ready()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    worker = service.workers(service.server_processes[0])[0]
+    worker = service.workers(service.server_process_of("json-tls"))[0]
     assert resource.prlimit(worker, resource.RLIMIT_NOFILE) == (hard, hard)
     service.stop()
     limited = subprocess.run(
@@ -164,7 +164,7 @@ def test_a_changed_dataset_or_server_toml_has_no_effect_until_a_restart(
 
     assert body() == oracle.body(50, 2)
     assert (service.output.read_text(), service.errors.read_text()) == (said, "")
-    server_process = service.server_processes[1]
+    server_process = service.server_process_of("json")
     (worker,) = service.workers(server_process)
     os.kill(worker, signal.SIGKILL)
     wait_until(lambda: service.workers(server_process) not in ([], [worker]), "a new worker")

@@ -135,7 +135,7 @@ def test_a_server_process_that_does_not_end_is_killed_at_the_deadline(
 
 def test_what_was_stopped_by_hand_is_drained_like_all_else(launch: Launch, pair: dict[str, str]) -> None:
     service = launch(**pair).ready()
-    freeze(service.server_processes[0], service.all_workers()[1][0])
+    freeze(service.server_process_of("json-tls"), service.workers(service.server_process_of("json"))[0])
     service.signal(signal.SIGTERM)
     assert service.wait() == 0
     service.gone()

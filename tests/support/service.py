@@ -90,6 +90,10 @@ class Service:
         """The server process of each listener, and replacements, in the order of their start: that of json-tls first."""
         return server_processes(self.process.pid)
 
+    def server_process_of(self, listener: str) -> int:
+        """Return the server process that a listener was started with."""
+        return self.server_processes[[each.name for each in self.listeners].index(listener)]
+
     def workers(self, server_process: int) -> list[int]:
         return sorted(children(server_process))
 
