@@ -86,7 +86,7 @@ def warned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(lifecycle, "warn", lines.append)
     warn: Callable[[str], None] = lines.append
     original: Callable[..., None] = PairWatch.__init__
-    monkeypatch.setattr(PairWatch, "__init__", lambda self, *given: original(self, *given[:3], warn))
+    monkeypatch.setattr(PairWatch, "__init__", lambda self, *given: original(self, *given[:3], warn, *given[4:]))
     return lines
 
 
