@@ -52,16 +52,22 @@ def parse_multiplier(query: bytes) -> int | None:
     if (multiplier := MULTIPLIERS.get(query)) is not None:
         return multiplier
     value = query[2:].partition(b"&")[0] if query.startswith(b"m=") else _first_m(query)
-    if value is None:
-        return 1
+    return 1 if value is None else parse_integer(value, MULTIPLIER_MIN, MULTIPLIER_MAX)
+
+
+def parse_integer(value: bytes, least: int, most: int) -> int | None:
+    """Return the integer that a parameter's value writes, percent-encoded or not; None if it is none within the bounds.
+
+    It is an optional - and ASCII digits. The bounds are below 10**19.
+    """
     if (size := natural(value)) is not None:
-        return size if size <= MULTIPLIER_MAX else None
+        return size if size <= most else None
     for minus in MINUS:
         if value.startswith(minus):
             size = natural(_unescaped(value[len(minus) :]))
-            return -size if size is not None and -size >= MULTIPLIER_MIN else None
+            return -size if size is not None and -size >= least else None
     size = natural(_unescaped(value))
-    return size if size is not None and size <= MULTIPLIER_MAX else None
+    return size if size is not None and size <= most else None
 
 
 def _first_m(query: bytes) -> bytes | None:
