@@ -38,6 +38,10 @@ def chunked(method: str, target: str, body: bytes, *headers: bytes) -> bytes:
     return request(method, target, *headers) + b"transfer-encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
 
 
+def of_target(target: str, body: bytes) -> Exchange:
+    return Exchange(request("GET", target) + b"\r\n", body)
+
+
 def number() -> int:
     return random.randint(-(10 ** random.randint(1, 9)), 10 ** random.randint(1, 9))
 
@@ -48,7 +52,7 @@ def a_sum() -> Exchange:
     target = f"/baseline11?a={a}&b={b}"
     form = random.randrange(3)
     if form == 0:
-        return Exchange(request("GET", target) + b"\r\n", b"%d" % (a + b))
+        return of_target(target, b"%d" % (a + b))
     return Exchange((with_length, chunked)[form - 1]("POST", target, b"%d" % c), b"%d" % (a + b + c))
 
 
@@ -60,17 +64,17 @@ def an_echo() -> Exchange:
 def a_delay(milliseconds: int | None = None) -> Exchange:
     """Make a request for a delay, a short one unless it is given."""
     waited = random.randint(0, 20) if milliseconds is None else milliseconds
-    return Exchange(request("GET", f"/delay/{waited}") + b"\r\n", b"%d" % waited)
+    return of_target(f"/delay/{waited}", b"%d" % waited)
 
 
 def an_ok() -> Exchange:
-    return Exchange(request("GET", "/pipeline") + b"\r\n", b"ok")
+    return of_target("/pipeline", b"ok")
 
 
 def a_page() -> Exchange:
     """Make a request for JSON of the bundled dataset."""
     count, multiplier = random.randint(1, 50), random.randint(2, 89)
-    return Exchange(request("GET", f"/json/{count}?m={multiplier}") + b"\r\n", oracle.body(count, multiplier))
+    return of_target(f"/json/{count}?m={multiplier}", oracle.body(count, multiplier))
 
 
 def anything() -> Exchange:
