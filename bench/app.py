@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from app.service import arena
 from app.service.application import Application, build
 from app.service.catalogue import Catalogue, Item, Line, Page, load
 from bench import asgi, heads, oracle
@@ -95,14 +96,18 @@ def measure() -> Cost:
 
 
 def main() -> None:
-    """Measure the mix, then the heads that cost most, and print both."""
+    """Measure the mix, then the heads that cost most, of the arena's routes, too; print all."""
     cost = measure()
     print(f"Python {platform.python_version()} in {sys.base_prefix}, msgspec {msgspec.__version__}")
     print(f"encode alone  {cost.encode:6.2f} us")
     print(f"request       {cost.request:6.2f} us")
     print(f"ratio         {cost.ratio:6.2f}    (8 in 10 rounds between {cost.low:.2f} and {cost.high:.2f})")
     print()
-    print(heads.text(heads.measure(build(load(os.environ)))))
+    service = build(load(os.environ))
+    print(heads.text(heads.measure(service)))
+    print()
+    print("The arena's routes (app/service/arena.py):")
+    print(heads.text(heads.measure_arena(arena.build(service))))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ BYTES = (b"content-type", b"application/octet-stream")
 CLOSE = (b"connection", b"close")
 
 INTEGER_MIN, INTEGER_MAX = -(2**63), 2**63 - 1
-PARAMETERS = 64  # of a query that is added up: more of them would delay the worker's other clients
+PARAMETERS = 16  # of a query that is added up: more of them would delay the other clients of the worker
 LONGEST_DELAY = 10_000  # milliseconds
 LARGEST_ADDEND = 64  # bytes of a body that is added
 LARGEST_ECHO = 2**20

@@ -251,7 +251,7 @@ def test_an_invalid_argument_is_reported_on_one_line(arguments: tuple[str, ...],
 
 
 @pytest.mark.parametrize("size", heads.SIZES)
-@pytest.mark.parametrize("kind", [heads.paths, heads.queries, heads.fields])
+@pytest.mark.parametrize("kind", [heads.paths, heads.queries, heads.fields, heads.arena])
 def test_heads_are_as_long_as_they_are_said_to_be(kind: Callable[[int], dict[str, heads.Head]], size: int) -> None:
     usual = heads.Head()
     for name, head in kind(size).items():
