@@ -88,6 +88,27 @@ def test_a_body_that_is_none_is_a_400_and_ends_the_connection(connect: Connect, 
         assert read_to_end(connection) == b""
 
 
+@pytest.mark.parametrize("length_first", [True, False])
+def test_of_a_length_and_chunks_the_chunks_count(connect: Connect, *, length_first: bool) -> None:
+    headers = [b"content-length: 3\r\n", b"transfer-encoding: chunked\r\n"]
+    with connect() as connection:
+        head = arena.request("POST", "/echo", *(headers if length_first else reversed(headers)))
+        connection.sendall(head + b"\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")
+        assert read_bodies(connection, 1) == [b"abcde"]
+        assert read_to_end(connection) == b""  # RFC 9112, section 6.3: such a connection is not kept
+
+
+def test_a_client_that_goes_away_disturbs_nobody(connect: Connect) -> None:
+    for content in (
+        arena.request("POST", "/echo", b"content-length: 1000\r\n") + b"\r\nabc",
+        arena.request("POST", "/echo", b"transfer-encoding: chunked\r\n") + b"\r\n3\r\nabc\r\n",
+        arena.request("GET", "/delay/50") + b"\r\n",
+    ):
+        with connect() as connection:
+            connection.sendall(content)
+    arena.check_short_connections(connect)  # nothing is logged, and no worker ends: the fixture of the service looks
+
+
 def test_a_client_that_waits_to_be_asked_for_its_body_is_asked(connect: Connect) -> None:
     with connect() as connection:
         head = arena.request("POST", "/echo", b"expect: 100-continue\r\ncontent-length: 3\r\n")
