@@ -1,4 +1,5 @@
-FROM python:3.13-slim
+# What teams deploy: `docker build --target service`. Without a target it is the arena's entry, at the end.
+FROM python:3.13-slim AS service
 
 LABEL org.opencontainers.image.title="granian-json" \
       org.opencontainers.image.description="GET /json/{count} from raw ASGI, msgspec and Granian" \
@@ -14,9 +15,15 @@ WORKDIR /
 COPY server.toml /server.toml
 COPY app /app
 
-ENV HOST=0.0.0.0 H2C_PORT=8082 PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+ENV HOST=0.0.0.0 PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER 65532:65532
-EXPOSE 8080 8081 8082
+EXPOSE 8080 8081
 HEALTHCHECK --interval=5s --timeout=5s --start-period=30s CMD ["python", "-m", "app.launcher.probe"]
 # Signals wait until the launcher takes them: a stop in the first 40 ms, before Python's first line, is a stop, too.
 CMD ["env", "--block-signal=TERM,INT,HUP", "python", "-m", "app"]
+
+# The arena's entry (docs/arena.md): the same, with its endpoints, and HTTP/2 in cleartext.
+FROM service AS arena
+COPY arena.toml /arena.toml
+ENV SERVER_CONFIG=/arena.toml
+EXPOSE 8082

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from app.service import arena
 from app.service.application import Application, build
 from app.service.catalogue import Catalogue, Item, Line, Page, load
 from bench import asgi, heads, oracle
@@ -95,16 +96,24 @@ def measure() -> Cost:
 
 
 def main() -> int:
-    """Measure the mix, then the heads that cost most, and print both; the exit status is 1 if a head is over its bound."""
+    """Measure the mix, then the heads that cost most, of the arena's routes, too.
+
+    Print all; the exit status is 1 if a head is over its bound.
+    """
     cost = measure()
     print(f"Python {platform.python_version()} in {sys.base_prefix}, msgspec {msgspec.__version__}")
     print(f"encode alone  {cost.encode:6.2f} us")
     print(f"request       {cost.request:6.2f} us")
     print(f"ratio         {cost.ratio:6.2f}    (8 in 10 rounds between {cost.low:.2f} and {cost.high:.2f})")
     print()
-    rows = heads.measure(build(load(os.environ)))
+    service = build(load(os.environ))
+    rows = heads.measure(service)
     print(heads.text(rows))
-    return 1 if heads.number_over(rows) else 0
+    print()
+    print("The arena's routes (app/service/arena.py):")
+    of_arena = heads.measure_arena(arena.build(service))
+    print(heads.text(of_arena))
+    return 1 if heads.number_over([*rows, *of_arena]) else 0
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from app.service.application import Application
+from app.service.arena import PARAMETERS
 from bench import asgi
 
 SIZES = {4096: 100e-6, 65_000: 1e-3}
@@ -177,6 +178,23 @@ def fields(size: int) -> dict[str, Head]:
     return heads
 
 
+def arena(size: int) -> dict[str, Head]:
+    """Make heads for the arena's routes: the same long queries, as many parameters as are added up, and long delays."""
+    path = "/baseline11"
+    rest = size - len(path)
+    heads = {f"sum: {name}": head._replace(path=path) for name, head in queries(rest).items()}
+    room = rest // PARAMETERS - len("a=&")
+    for value in ("0", "9", "%30", "-%30", "%2d%30", "%2d", "%", "%%30", "\u0661"):
+        query = b"&".join([b"a=" + fill(room, value.encode())] * PARAMETERS)
+        heads[f"sum: {PARAMETERS} of {value}..."] = Head(path, fill(rest, b"a", end=query))
+    heads |= {
+        f"delay: {name}": head._replace(path=head.path.replace("/json/", "/delay/", 1))
+        for name, head in paths(size - len("/delay/") + len("/json/")).items()
+        if not name.endswith("0...1")  # it would wait
+    }
+    return heads
+
+
 def seconds(app: Application, head: Head) -> tuple[float, int]:
     """Time a request with that head; return its fastest pass, which other processes slowed least, and the status."""
     request = asgi.scope(head.path, head.query, (asgi.LOCALHOST, *head.fields))
@@ -218,6 +236,11 @@ def measure(app: Application) -> list[Row]:
 
     rows = [*_rows(app, paths), *targets, *lists, *_rows(app, both)]
     return sorted(rows, key=lambda row: row.slowness, reverse=True)
+
+
+def measure_arena(app: Application) -> list[Row]:
+    """Time the heads of the arena's routes; the slowest come first."""
+    return sorted(_rows(app, arena), key=lambda row: row.slowness, reverse=True)
 
 
 def number_over(rows: Sequence[Row]) -> int:

@@ -12,7 +12,7 @@ FAST = Row("fast", [0.0001, 0.001], [404, 404])
 
 
 @pytest.mark.parametrize("size", heads.SIZES)
-@pytest.mark.parametrize("kind", [heads.paths, heads.queries, heads.fields])
+@pytest.mark.parametrize("kind", [heads.paths, heads.queries, heads.fields, heads.arena])
 def test_heads_are_as_long_as_they_are_said_to_be(kind: Callable[[int], dict[str, heads.Head]], size: int) -> None:
     usual = heads.Head()
     for name, head in kind(size).items():
@@ -44,4 +44,5 @@ def test_the_command_fails_if_a_head_is_over_its_bound(
 ) -> None:
     monkeypatch.setattr(app, "measure", lambda: app.Cost(encode=1.0, request=1.6, ratio=1.6, low=1.6, high=1.6))
     monkeypatch.setattr(heads, "measure", lambda _: rows)
+    monkeypatch.setattr(heads, "measure_arena", lambda _: [])
     assert app.main() == status

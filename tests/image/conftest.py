@@ -1,9 +1,10 @@
-"""The image, built once, and containers of it."""
+"""The two images, built once, and containers of them."""
 
 import json
 import random
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,35 +13,61 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from bench import oracle
 from tests.support.certificates import write_self_signed
-from tests.support.container import IMAGE, Container, Run, docker, engine_responds
+from tests.support.container import ARENA_IMAGE, SERVICE_IMAGE, Container, Run, docker, engine_responds
 from tests.support.ports import free_ports
+
+
+def built(name: str, *options: str) -> str:
+    """Build an image, and return its name."""
+    if not engine_responds():
+        pytest.skip("no Docker engine: `docker info` does not respond")
+    docker("build", "--network", "host", "-t", name, *options, ".", timeout=900)
+    return name
 
 
 @pytest.fixture(scope="session")
 def image() -> str:
-    if not engine_responds():
-        pytest.skip("no Docker engine: `docker info` does not respond")
-    docker("build", "--network", "host", "-t", IMAGE, ".", timeout=900)
-    return IMAGE
+    """What teams deploy."""
+    return built(SERVICE_IMAGE, "--target", "service")
+
+
+@pytest.fixture(scope="session")
+def arena_image() -> str:
+    """What the arena builds: it knows no targets."""
+    return built(ARENA_IMAGE)
+
+
+@contextmanager
+def running(image: str, *variables: str) -> Iterator[Run]:
+    """Run an image on the host's network, on free ports that those variables name; the containers go with the test."""
+    containers: list[str] = []
+
+    def start(*options: str) -> Container:
+        port, tls_port, h2c_port = free_ports(3)
+        ports = {"PORT": port, "TLS_PORT": tls_port, "H2C_PORT": h2c_port}
+        chosen = [part for name in variables for part in ("-e", f"{name}={ports[name]}")]
+        begin = time.monotonic()
+        identity = docker("run", "-d", "--network", "host", *chosen, *options, image).strip().splitlines()[-1]
+        containers.append(identity)
+        return Container(identity, port, tls_port, h2c_port, begin)
+
+    try:
+        yield start
+    finally:
+        for identity in containers:
+            docker("rm", "-f", identity, check=False)
 
 
 @pytest.fixture
 def run(image: str) -> Iterator[Run]:
-    """Run the image on the host's network, on free ports; the containers go with the test."""
-    containers: list[str] = []
+    with running(image, "PORT", "TLS_PORT") as start:
+        yield start
 
-    def start(*options: str, ports: bool = True) -> Container:
-        port, tls_port, h2c_port = free_ports(3) if ports else (8080, 8081, 8082)
-        chosen = {"PORT": port, "TLS_PORT": tls_port, "H2C_PORT": h2c_port} if ports else {}
-        variables = [part for name, value in chosen.items() for part in ("-e", f"{name}={value}")]
-        begin = time.monotonic()
-        identity = docker("run", "-d", "--network", "host", *variables, *options, image).strip().splitlines()[-1]
-        containers.append(identity)
-        return Container(identity, port, tls_port, h2c_port, begin)
 
-    yield start
-    for identity in containers:
-        docker("rm", "-f", identity, check=False)
+@pytest.fixture
+def run_arena(arena_image: str) -> Iterator[Run]:
+    with running(arena_image, "PORT", "TLS_PORT", "H2C_PORT") as start:
+        yield start
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """deploy/, the workflow and meta.json, as far as they can be checked without an engine, a cluster or GitHub."""
 
 import json
+import re
 import shutil
 import subprocess
 
@@ -10,6 +11,11 @@ import yaml
 
 from tests.support.processes import ROOT
 
+PROFILES = {
+    *("baseline", "limited-conn", "async", "latency-10k", "latency-1m", "json-tls", "8gbit"),
+    *("baseline-h2c", "pipelined", "json-comp", "json-h2c"),
+}
+"""Those of the arena that need no database, as of September 2026."""
 DOCUMENTS = list(yaml.safe_load_all((ROOT / "deploy" / "kubernetes.yaml").read_text()))
 
 
@@ -42,4 +48,13 @@ def test_meta_json_is_what_the_arena_asks_for() -> None:
     fields = {"display_name", "language", "engine", "type", "description", "repo", "enabled", "tests", "maintainers"}
     assert set(meta) == fields
     assert meta["type"] == "engine"
-    assert set(meta["tests"]) <= {"json-tls", "json-comp", "json-h2c"}
+    assert set(meta["tests"]) <= PROFILES  # one that the arena does not know aborts its run
+    assert len(meta["tests"]) == len(set(meta["tests"]))
+
+
+def test_compose_and_kubernetes_have_the_service_and_the_arena_gets_the_last_stage() -> None:
+    compose = yaml.safe_load((ROOT / "compose.yaml").read_text())
+    assert compose["services"]["server"]["build"]["target"] == "service"
+    stages = re.findall(r"^FROM (\S+) AS (\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert [name for _, name in stages] == ["service", "arena"]
+    assert stages[-1][0] == "service"

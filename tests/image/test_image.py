@@ -1,4 +1,4 @@
-"""The image: run as a team would, looked into, and stopped."""
+"""The service's image: run as a team would, looked into, and stopped."""
 
 import os
 import re
@@ -45,16 +45,31 @@ def test_an_unreadable_key_is_rejected(run: Run, arena_dataset: Path, arena_cert
     assert container.logs.count("\n") == 1
 
 
-def test_the_health_check_covers_all_listeners(run: Run) -> None:
-    container = run("--health-interval=1s").ready()
+@pytest.mark.parametrize("image_run", ["run", "run_arena"])
+def test_the_health_check_covers_all_listeners(request: pytest.FixtureRequest, image_run: str) -> None:
+    container = request.getfixturevalue(image_run)("--health-interval=1s").ready()
     wait_until(lambda: container.inspect("{{.State.Health.Status}}") == "healthy", "healthy", 20)
-    probe = ("exec", "-e", f"TLS_PORT={free_port()}", container.identity, "python", "-m", "app.launcher.probe")
-    assert "listener json-tls does not respond" in docker(*probe, check=False)
-    probe = ("exec", "-e", f"PORT={free_port()}", container.identity, "python", "-m", "app.launcher.probe")
-    assert "listener json does not respond" in docker(*probe, check=False)
-    swapped = ("-e", f"H2C_PORT={container.port}", "-e", f"PORT={container.h2c_port}")
-    silent = docker("exec", *swapped, container.identity, "python", "-m", "app.launcher.probe", check=False)
-    assert silent.splitlines() == ["listener json-h2c does not respond", "listener json does not respond"]
+    assert probed(container, TLS_PORT=free_port()) == ["listener json-tls does not respond"]
+    assert probed(container, PORT=free_port()) == ["listener json does not respond"]
+    if image_run == "run_arena":
+        swapped = probed(container, H2C_PORT=container.port, PORT=container.h2c_port)
+        assert swapped == ["listener json-h2c does not respond", "listener json does not respond"]
+
+
+def probed(container: Container, **ports: int) -> list[str]:
+    """Run the health check's command with other ports; return the lines that it writes."""
+    variables = [part for name, port in ports.items() for part in ("-e", f"{name}={port}")]
+    command = ("python", "-m", "app.launcher.probe")
+    return docker("exec", *variables, container.identity, *command, check=False).splitlines()
+
+
+def test_it_serves_json_alone_on_two_ports(run: Run) -> None:
+    container = run().ready()
+    assert container.get("/json/2?m=9").content == oracle.body(2, 9)
+    for target in ("/pipeline", "/baseline11?a=1&b=1", "/delay/0"):
+        assert container.get(target).status_code == 404
+    assert "json-h2c" not in container.logs
+    assert re.findall(r"(\d+)/tcp", container.inspect("{{.Config.ExposedPorts}}")) == ["8080", "8081"]
 
 
 def test_what_is_inside(run: Run, image: str) -> None:
@@ -94,13 +109,12 @@ def memory(container: Container) -> int:
     return int(float(number) * {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}[unit])
 
 
-@pytest.mark.parametrize(("listeners", "bound"), [(2, GIB), (3, GIB * 3 // 2)])
-def test_64_workers_fit_into_a_gibibyte(run: Run, tmp_path: Path, listeners: int, bound: int) -> None:
-    """A gibibyte for the two listeners of HTTP/1.1, half of one for another."""
-    head, *tables = (ROOT / "server.toml").read_text().split("[[listener]]")
-    file = tmp_path / "server.toml"
-    file.write_text("[[listener]]".join([head, *(table for table in tables if listeners == 3 or "h2c" not in table)]))
-    container = run("-e", "WORKERS=64", "-v", f"{file}:/server.toml:ro").ready()
+@pytest.mark.parametrize(("image_run", "listeners", "bound"), [("run", 2, GIB), ("run_arena", 3, GIB * 3 // 2)])
+def test_64_workers_fit_into_a_gibibyte(
+    request: pytest.FixtureRequest, image_run: str, listeners: int, bound: int
+) -> None:
+    """A gibibyte for the two listeners of HTTP/1.1, half of one for the arena's third."""
+    container = request.getfixturevalue(image_run)("-e", "WORKERS=64").ready()
     processes = 1 + listeners + listeners * 64
     wait_until(
         lambda: len(docker("top", container.identity, "-eo", "pid").splitlines()) == processes + 1, "all workers", 30
@@ -126,10 +140,10 @@ def test_a_pair_of_an_authority_is_verified(run: Run, tmp_path: Path, arena_cert
 
 def test_the_compose_benchmark_loads_the_service(image: str, tmp_path: Path) -> None:
     assert image
-    docker("build", "--network", "host", "-t", "granian-json", ".", timeout=900)
+    docker("build", "--network", "host", "--target", "service", "-t", "granian-json", ".", timeout=900)
     docker("build", "--network", "host", "-t", "granian-json-benchmark", "-f", "bench/Dockerfile", ".", timeout=900)
-    port, tls_port, h2c_port = map(str, free_ports(3))
-    variables = {"PORT": port, "TLS_PORT": tls_port, "H2C_PORT": h2c_port, "DURATION": "1", "CONNECTIONS": "64"}
+    port, tls_port = map(str, free_ports(2))
+    variables = {"PORT": port, "TLS_PORT": tls_port, "DURATION": "1", "CONNECTIONS": "64"}
     compose = [
         "docker",
         "compose",

@@ -15,30 +15,39 @@ class Response:
     body: bytes
 
 
-def request(
-    app: Application, path: str, query: bytes = b"", method: str = "GET", accept_encoding: Sequence[bytes] = ()
+def call(
+    app: Application,
+    method: str,
+    path: str,
+    query: bytes = b"",
+    fields: Sequence[tuple[bytes, bytes]] = (),
+    parts: Sequence[bytes | None] | None = None,
 ) -> Response:
-    """Call the application once, and check that it keeps to the protocol."""
+    """Call the application once, and check that it keeps to the protocol.
+
+    The body comes in `parts`, and ends with the last; if that is None, the client goes away instead. Without `parts`
+    nothing may be read.
+    """
     sent: list[Message] = []
+    coming = list(parts or ())
 
     async def receive() -> Message:
-        raise AssertionError("a GET has no body to read")
+        assert coming, "there is nothing more to read"
+        if (part := coming.pop(0)) is None:
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": part, "more_body": bool(coming)}
 
     async def send(message: Message) -> None:
         sent.append(message)
 
-    fields = [
-        (b"host", b"localhost"),
-        *((b"accept-encoding", field) for field in accept_encoding),
-        (b"accept", b"gzip"),
-    ]
     scope = {
         "type": "http",
+        "http_version": "1.1",
         "method": method,
         "path": path,
         "raw_path": quote(path, errors="replace").encode(),
         "query_string": query,
-        "headers": fields,
+        "headers": [(b"host", b"localhost"), *fields],
     }
     asyncio.run(app(scope, receive, send))
     start, body = sent
@@ -46,7 +55,16 @@ def request(
     assert type(body["body"]) is bytes
     headers = dict(start["headers"])
     assert len(headers) == len(start["headers"])
-    assert headers[b"content-type"] == b"application/json"
     if method != "HEAD":
         assert int(headers[b"content-length"]) == len(body["body"])
     return Response(start["status"], headers, body["body"])
+
+
+def request(
+    app: Application, path: str, query: bytes = b"", method: str = "GET", accept_encoding: Sequence[bytes] = ()
+) -> Response:
+    """Call the JSON service once; it reads no body."""
+    fields = [*((b"accept-encoding", field) for field in accept_encoding), (b"accept", b"gzip")]
+    response = call(app, method, path, query, fields)
+    assert response.headers[b"content-type"] == b"application/json"
+    return response

@@ -1,4 +1,4 @@
-"""The image in the Docker engine that `docker info` reaches."""
+"""The images in the Docker engine that `docker info` reaches."""
 
 import subprocess
 import time
@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.processes import ROOT, wait_until
 
-IMAGE = "granian-json-test"
+SERVICE_IMAGE, ARENA_IMAGE = "granian-json-test-service", "granian-json-test-arena"
 HARDENED = ("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
 ARENA = ("--security-opt", "seccomp=unconfined")  # and unlimited memlock, which no memory here is locked for
 GIB = 2**30
@@ -39,6 +39,7 @@ class Container:
     port: int
     tls_port: int
     h2c_port: int
+    """Served by the arena's image alone."""
     begin: float
 
     @property

@@ -5,6 +5,7 @@ import re
 import socket
 import ssl
 from contextlib import closing, suppress
+from typing import NamedTuple
 
 from bench import oracle
 from tests.support.service import Service
@@ -55,19 +56,34 @@ def get_on_new_connection(service: Service, context: ssl.SSLContext | None, time
         return client.getresponse().read()
 
 
+class Response(NamedTuple):
+    """A response with its content-length; names of headers are in lower case."""
+
+    status: int
+    headers: dict[bytes, bytes]
+    body: bytes
+
+
+def read_responses(connection: socket.socket, number: int) -> list[Response]:
+    """Read so many responses, each with its content-length."""
+    with closing(connection.makefile("rb")) as stream:
+        found: list[Response] = []
+        for _ in range(number):
+            line = stream.readline()
+            assert line.startswith(b"HTTP/1.1 "), (line, len(found))
+            headers: dict[bytes, bytes] = {}
+            while (header := stream.readline()) not in {b"\r\n", b""}:
+                name, _, value = header.partition(b":")
+                headers[name.lower()] = value.strip()
+            found.append(Response(int(line[9:12]), headers, stream.read(int(headers[b"content-length"]))))
+        return found
+
+
 def read_bodies(connection: socket.socket, number: int) -> list[bytes]:
     """Read so many responses of status 200, each with its content-length."""
-    with closing(connection.makefile("rb")) as stream:
-        bodies = []
-        for _ in range(number):
-            assert stream.readline() == b"HTTP/1.1 200 OK\r\n"
-            length = 0
-            while (line := stream.readline()) != b"\r\n":
-                name, _, value = line.partition(b":")
-                if name.lower() == b"content-length":
-                    length = int(value)
-            bodies.append(stream.read(length))
-        return bodies
+    found = read_responses(connection, number)
+    assert {each.status for each in found} == {200}
+    return [each.body for each in found]
 
 
 def read_to_end(connection: socket.socket) -> bytes:
