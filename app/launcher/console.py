@@ -112,7 +112,7 @@ def describe(configuration: Configuration, listener: Listener, pair: Pair | None
     server = configuration.server
     workers = f"{server.workers} worker{'s' if server.workers > 1 else ''}"
     if not listener.application.is_bundled:
-        workers += f"; application {listener.application.target} ({listener.application.runs})"
+        workers += f"; {'WebSockets; ' if listener.websockets else ''}application {listener.application.target} ({listener.application.runs})"
     line = f"{listener.name}: {'https' if pair else 'http'}://{address(server.host, listener.port)}"
     if listener.protocol == "h2c":
         return f"{line} HTTP/2 by prior knowledge, plaintext, no ALPN, {workers}"

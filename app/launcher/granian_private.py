@@ -1,6 +1,7 @@
 """Granian's server and worker, changed by overriding private names.
 
-These are all that is used, but for those of app/launcher/pair_trial.py; they are checked when this module is imported:
+These are all that is used, but for those of app/launcher/pair_trial.py. They are checked when this module is imported,
+and tests/launcher/test_granian_contract.py tries each:
 
 - `granian._granian.SocketHolder(descriptor, is_unix, backlog)`: a socket that is there already.
 - `granian.server.common.AbstractServer._init_shared_socket`: overridden, as it would bind the port itself.
@@ -18,8 +19,6 @@ These are all that is used, but for those of app/launcher/pair_trial.py; they ar
   the context `_ctx`; `call(watcher)` makes the coroutine, `watcher.taskref` keeps its task. What Granian receives and
   sends is awaited as a type of the module `granian._granian`.
 - A path whose `resolve()` returns itself reaches rustls as it is (`SealedFile`).
-
-tests/launcher/test_granian_contract.py tries each of them.
 """
 
 import asyncio
@@ -45,6 +44,7 @@ from app.launcher.sockets import close
 
 FORK_PAUSE = 0.5  # seconds until a fork that failed is tried again
 GROWTH_INTERVAL = 2  # seconds between looks at the size of the workers
+METHODS = "_init_shared_socket _respawn_workers _spawn_worker _drop_shared_socket _start_ipc _watch_workers_rss _stop_workers signal_handler_interrupt"
 STATE = "wrks interrupt_children respawned_wrks workers_rss rss_signal main_loop_interrupt workers_kill_timeout interrupt_signal _ssp _shd"
 YOUNG, YOUNG_DEATHS = 1.5, 4  # seconds that a worker lives if it cannot even start; deaths of this kind in a row
 PATIENCE = 0.1  # seconds until it is seen that the server was told to drain
@@ -57,12 +57,11 @@ def lacking(name: str) -> str:
 
 def check_granian() -> None:
     """Raise RuntimeError if this Granian lacks a private name that is used here."""
-    methods = "_init_shared_socket _respawn_workers _spawn_worker _drop_shared_socket _start_ipc _watch_workers_rss"
     for owner, names in (
         (_granian, "SocketHolder WorkerSignal ASGIWorker"),
         (_futures, "_CBSchedulerAIO"),
         (mp, "_new_cbscheduler"),
-        (Granian, f"{methods} _stop_workers signal_handler_interrupt"),
+        (Granian, METHODS),
         (mp.WorkerProcess, "start _watch terminate"),
     ):
         for name in names.split():
@@ -114,13 +113,12 @@ class Worker(mp.WorkerProcess):
         while not self.parent.interrupt_signal:
             try:
                 act()
+                break
             except (OSError, RuntimeError, MemoryError) as error:  # no more processes, threads or memory for now
                 if not reported:
                     warn(f"worker-{self.idx + 1} cannot be started ({error}); it is tried again until it can")
                     reported = True
                 time.sleep(FORK_PAUSE)
-            else:
-                return
 
     def terminate(self) -> None:
         """Drain it. Workers ignore SIGTERM, which a service manager may send to all processes at once."""
@@ -157,6 +155,7 @@ class Server(Granian):  # type: ignore[misc, valid-type]  # either of two classe
     sockets: Sequence[socket.socket]
     spawning: int
     watching_growth: bool = False
+    former: Worker | None = None  # the last that was replaced, or is being replaced
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Granian's
         super().__init__(*args, **kwargs)
@@ -232,6 +231,7 @@ class Server(Granian):  # type: ignore[misc, valid-type]  # either of two classe
         self.replaced.update(workers)
         for idx in workers:
             if not self.interrupt_signal:  # else a stop would wait for `delay` after each
+                self.former = self.wrks[idx]
                 super()._respawn_workers([idx], *args, delay=delay)
         for idx in list(self.respawned_wrks):
             if self.young_deaths.get(idx, 0) < YOUNG_DEATHS:

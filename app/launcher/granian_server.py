@@ -201,8 +201,8 @@ def _become_worker(server: granian_private.Server, parent: int, endpoint: Endpoi
     """Do in a new worker what has to be done before it serves: it keeps nothing open that is not its own."""
     die_with(parent)
     close([each for index, each in enumerate(endpoint.sockets) if index != server.spawning])
-    for sibling in server.wrks:
-        for descriptor in sibling.sentinels:
+    for other in (*server.wrks, *([server.former] if server.former else ())):
+        for descriptor in other.sentinels:
             os.close(descriptor)
     threading.Thread(target=end_when_starved, args=(endpoint.listener.name,), daemon=True).start()
 

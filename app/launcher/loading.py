@@ -41,13 +41,13 @@ def load(settings: ApplicationSettings) -> Application:
         found: Any = importlib.import_module(module_name)
         for name in attribute.split("."):
             found = getattr(found, name)
-        application: Application = found() if settings.factory else found
+        application: Application = _made(settings, found) if settings.factory else found
     except (ConfigurationError, MemoryError):  # the bundled application says itself what is wrong; a limit is no fault
         raise
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise _failed(settings, error) from error  # it is there, but something that it imports is not
-        remedy = "start in the folder that holds it, or set PYTHONPATH"
+        remedy = "set PYTHONPATH to the folder that holds it"
         if error.name.startswith(f"{OWN_PACKAGE}."):
             remedy = f"the launcher's own package is named {OWN_PACKAGE}, too: rename yours"
         raise ConfigurationError(f"{settings}: there is no module {shown(error.name)}; {remedy}") from error
@@ -59,6 +59,20 @@ def load(settings: ApplicationSettings) -> Application:
         raise _failed(settings, error) from error
     _check_callable(settings, application)
     return application
+
+
+def _made(settings: ApplicationSettings, factory: Any) -> Application:  # noqa: ANN401 - whatever was found
+    """Return what a factory returns. Raises ConfigurationError if it is none, or whatever it raises."""
+    if inspect.iscoroutinefunction(factory):
+        raise ConfigurationError(f"{settings} is an async function; write a factory that returns the application")
+    try:
+        inspect.signature(factory).bind()
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"{settings} cannot be called without arguments ({shown(error)}); if it is the application, remove factory"
+        ) from error
+    made: Application = factory()
+    return made
 
 
 def _failed(settings: ApplicationSettings, error: BaseException) -> ConfigurationError:

@@ -44,6 +44,7 @@ class Listener:
     name: str
     port: int
     port_variable: str
+    """The variable that overrides the port, or what an error calls the port."""
     protocol: Protocol
     application: ApplicationSettings
     tls: SelfSigned | PairFiles | None
@@ -104,7 +105,7 @@ def read(file: NamedFile, environment: Mapping[str, str]) -> Configuration:
     listeners = tuple(
         _listener(table, application, path.resolve().parent, environment)
         for table in tables.listener
-        if table.enabled or table.port_variable in environment
+        if table.enabled or (table.port_variable and table.port_variable in environment)
     )
     _check_listeners(path, listeners)
     server = msgspec.structs.replace(
@@ -160,7 +161,7 @@ def _listener(
     table: ListenerTable, application: ApplicationSettings, folder: Path, environment: Mapping[str, str]
 ) -> Listener:
     prefix = f"listener {shown(table.name)}:"
-    port = _integer(environment, table.port_variable, 1, 65535)
+    port = _integer(environment, table.port_variable, 1, 65535) if table.port_variable else None
     if table.protocol == "h2c" and table.tls:
         raise ConfigurationError(
             f'{prefix} protocol = "h2c" is HTTP/2 in cleartext; remove its tls table, or the protocol'
@@ -175,7 +176,7 @@ def _listener(
     return Listener(
         name=table.name,
         port=port or table.port,
-        port_variable=table.port_variable,
+        port_variable=table.port_variable or f"{prefix} port",
         protocol=table.protocol,
         application=of_table(f"{prefix} application.import", own) if own else application,
         tls=_tls(prefix, table.tls, folder, environment) if table.tls else None,

@@ -39,7 +39,7 @@ class ListenerTable(msgspec.Struct, forbid_unknown_fields=True):
 
     name: str
     port: Port
-    port_variable: str
+    port_variable: str | None = None
     enabled: bool = True
     protocol: Protocol = "http/1.1"
     websockets: bool = False

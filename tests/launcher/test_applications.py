@@ -201,7 +201,7 @@ def test_web_sockets_are_off_by_default(start: Callable[..., Service]) -> None:
     service = start().ready()
     with (
         pytest.raises(websockets.InvalidStatus) as refused,
-        connect(f"ws://127.0.0.1:{service.port}/", proxy=None),
+        connect(f"ws://127.0.0.1:{service.port}/", proxy=None, open_timeout=60),
     ):
         pass
     assert refused.value.response.status_code == 404  # a request like any other
@@ -214,7 +214,11 @@ def test_web_sockets_are_served_and_closed_with_1012_at_a_stop(
     service = start("app", configured(tmp_path, with_web_sockets()), APPLICATION_RUNS=runs).ready()
     urls = ((f"ws://127.0.0.1:{service.port}/", None), (f"wss://localhost:{service.tls_port}/", trust))
     with ExitStack() as stack:
-        opened = [stack.enter_context(connect(url, ssl=context, proxy=None)) for url, context in urls for _ in range(8)]
+        opened = [
+            stack.enter_context(connect(url, ssl=context, proxy=None, open_timeout=60))
+            for url, context in urls
+            for _ in range(8)
+        ]
         for index, each in enumerate(opened):
             for text in (f"number {index}", "x" * 100_000):
                 each.send(text)
@@ -250,7 +254,7 @@ def test_streams_and_web_sockets_at_a_renewal(
     ).ready()
     url = f"wss://localhost:{service.tls_port}/"
     with (
-        connect(url, ssl=trust, proxy=None) as web_socket,
+        connect(url, ssl=trust, proxy=None, open_timeout=60) as web_socket,
         client.stream("GET", f"{service.tls_url}/stream?300") as response,
     ):
         lines = response.iter_lines()
@@ -259,7 +263,7 @@ def test_streams_and_web_sockets_at_a_renewal(
         wait_until(lambda: "renewed: " in service.output.read_text(), "the renewal")
         web_socket.send("still here")
         assert web_socket.recv() == "still here"
-        with connect(url, ssl=trust, proxy=None) as another:
+        with connect(url, ssl=trust, proxy=None, open_timeout=60) as another:
             another.send("new")
             assert another.recv() == "new"
         assert list(lines) == [str(number) for number in range(1, 300)]  # 15 s: beyond the close notice

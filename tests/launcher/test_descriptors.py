@@ -1,11 +1,14 @@
 """More clients than a worker may open files."""
 
+import os
 import resource
+import signal
 import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 
 import pytest
 
@@ -164,3 +167,20 @@ def test_a_worker_has_as_many_files_open_as_one_among_sixteen(idle_workers: Call
     alone, among = idle_workers(1), idle_workers(16)
     assert max(among) <= max(alone)
     assert max(alone) <= WORKER_DESCRIPTORS
+
+
+def test_a_worker_that_replaces_another_keeps_nothing_of_it_open(
+    launch: Launch, pair: dict[str, str], trust: ssl.SSLContext
+) -> None:
+    service = launch(WORKERS="1", **pair).ready()
+    server_process = service.server_process_of("json-tls")
+    wait_until(lambda: open_connections(service.tls_port) == 0, "the end of the launcher's connection")
+    before = open_files(worker_of(service, "json-tls"))
+    for _ in range(2):  # the second replaces a replacement
+        victim = worker_of(service, "json-tls")
+        os.kill(victim, signal.SIGKILL)
+        wait_until(partial(service.replaced, server_process, victim), "another worker")
+        assert get_on_new_connection(service, trust, 20) == oracle.body(3, 2)
+        wait_until(lambda: open_connections(service.tls_port) == 0, "the end of that connection")
+        assert idle_files(service, "json-tls") <= before + 1  # without a look at them it is two for each
+    service.stop()

@@ -42,6 +42,13 @@ def test_a_factory_makes_the_application(modules: Path) -> None:
     assert loading.load(settings("made:create", factory=True)).__name__ == "app"
     with pytest.raises(ConfigurationError, match="if it makes the application, set factory = true"):
         loading.load(settings("made:create"))
+    (modules / "others.py").write_text(
+        "async def later(): ...\nclass App:\n    def __call__(self, scope, receive, send): ...\napp = App()\n"
+    )
+    with pytest.raises(ConfigurationError, match="is an async function; write a factory that returns"):
+        loading.load(settings("others:later", factory=True))
+    with pytest.raises(ConfigurationError, match="if it is the application, remove factory"):
+        loading.load(settings("others:app", factory=True))
     with pytest.raises(ConfigurationError, match=r"takes no \(scope, receive, send\)"):
         loading.load(settings("os:getcwd"))
 
@@ -56,8 +63,8 @@ def test_the_check_leaves_this_process_as_it_was(modules: Path) -> None:
 
 
 MISSING = [
-    ("nowhere:app", "there is no module nowhere; start in the folder that holds it, or set PYTHONPATH"),
-    ("json.nowhere:app", "there is no module json.nowhere; start in the folder that holds it, or set PYTHONPATH"),
+    ("nowhere:app", "there is no module nowhere; set PYTHONPATH to the folder that holds it"),
+    ("json.nowhere:app", "there is no module json.nowhere; set PYTHONPATH to the folder that holds it"),
     ("app.main:app", "there is no module app.main; the launcher's own package is named app, too: rename yours"),
     (f"{HERE}:nothing", f"module {HERE} has no attribute nothing; name one that it has"),
     (f"{HERE}:not_callable", "is str, which cannot be called; name an ASGI application"),
