@@ -17,7 +17,6 @@ import httpx
 import pytest
 import trustme
 import websockets
-from websockets.sync.client import connect
 
 from app.launcher.scheduling import REFUSALS
 from tests.support.certificates import issue
@@ -25,6 +24,7 @@ from tests.support.configuration import SERVER_TOML, configured, with_certificat
 from tests.support.ports import free_port
 from tests.support.processes import ROOT, wait_until
 from tests.support.service import Launch, Service
+from tests.support.web_sockets import WebSocket
 
 HERE = "tests.support.applications"
 MEBIBYTE = 2**20
@@ -201,7 +201,7 @@ def test_web_sockets_are_off_by_default(start: Callable[..., Service]) -> None:
     service = start().ready()
     with (
         pytest.raises(websockets.InvalidStatus) as refused,
-        connect(f"ws://127.0.0.1:{service.port}/", proxy=None, open_timeout=60),
+        WebSocket(f"ws://127.0.0.1:{service.port}/"),
     ):
         pass
     assert refused.value.response.status_code == 404  # a request like any other
@@ -214,11 +214,7 @@ def test_web_sockets_are_served_and_closed_with_1012_at_a_stop(
     service = start("app", configured(tmp_path, with_web_sockets()), APPLICATION_RUNS=runs).ready()
     urls = ((f"ws://127.0.0.1:{service.port}/", None), (f"wss://localhost:{service.tls_port}/", trust))
     with ExitStack() as stack:
-        opened = [
-            stack.enter_context(connect(url, ssl=context, proxy=None, open_timeout=60))
-            for url, context in urls
-            for _ in range(8)
-        ]
+        opened = [stack.enter_context(WebSocket(url, context)) for url, context in urls for _ in range(8)]
         for index, each in enumerate(opened):
             for text in (f"number {index}", "x" * 100_000):
                 each.send(text)
@@ -227,7 +223,7 @@ def test_web_sockets_are_served_and_closed_with_1012_at_a_stop(
         service.signal(signal.SIGTERM)
         for each in opened:
             with pytest.raises(websockets.ConnectionClosed) as closed:
-                each.recv(timeout=10)
+                each.recv()
             assert closed.value.rcvd is not None
             assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1012, "the server restarts")
     assert service.wait() == 0
@@ -254,7 +250,7 @@ def test_streams_and_web_sockets_at_a_renewal(
     ).ready()
     url = f"wss://localhost:{service.tls_port}/"
     with (
-        connect(url, ssl=trust, proxy=None, open_timeout=60) as web_socket,
+        WebSocket(url, trust) as web_socket,
         client.stream("GET", f"{service.tls_url}/stream?300") as response,
     ):
         lines = response.iter_lines()
@@ -263,12 +259,12 @@ def test_streams_and_web_sockets_at_a_renewal(
         wait_until(lambda: "renewed: " in service.output.read_text(), "the renewal")
         web_socket.send("still here")
         assert web_socket.recv() == "still here"
-        with connect(url, ssl=trust, proxy=None, open_timeout=60) as another:
+        with WebSocket(url, trust) as another:
             another.send("new")
             assert another.recv() == "new"
         assert list(lines) == [str(number) for number in range(1, 300)]  # 15 s: beyond the close notice
         with pytest.raises(websockets.ConnectionClosed) as closed:
-            web_socket.recv(timeout=20)
+            web_socket.recv()
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1012
     service.stop()

@@ -11,13 +11,13 @@ from pathlib import Path
 import httpx
 import pytest
 import trustme
-from websockets.sync.client import connect
 
 from tests.support.certificates import issue
 from tests.support.configuration import SERVER_TOML, configured, with_certificate_interval
 from tests.support.ports import free_port
 from tests.support.processes import wait_until
 from tests.support.service import Launch, Service
+from tests.support.web_sockets import WebSocket
 
 HERE = "tests.support.frameworks"
 UPLOAD = 20 * 2**20
@@ -74,7 +74,7 @@ def test_what_a_framework_does_works_on_all_listeners(
     wait_until(lambda: framework.errors.read_text().count(error) == 3, "the errors in the log")
     wait_until(lambda: (tmp_path / "notes").read_text().count("done in the background") == 3, "background tasks")
     for scheme, port, context in (("ws", framework.port, None), ("wss", framework.tls_port, trust)):
-        with connect(f"{scheme}://localhost:{port}/chat", ssl=context, proxy=None) as web_socket:
+        with WebSocket(f"{scheme}://localhost:{port}/chat", context) as web_socket:
             for text in ("one", "two", "x" * 100_000):
                 web_socket.send(text)
                 assert web_socket.recv() == text
