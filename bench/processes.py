@@ -79,12 +79,14 @@ class Running:
     def pause(self) -> None:
         """Stop all its processes (SIGSTOP), so that another can be measured."""
         for each in self.tree():
-            each.suspend()
+            with contextlib.suppress(psutil.NoSuchProcess):  # the launcher has processes that try something and end
+                each.suspend()
 
     def resume(self) -> None:
         """Let all its processes continue."""
         for each in self.tree():
-            each.resume()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.resume()
 
     def is_alive(self) -> bool:
         """Whether it has not ended."""
