@@ -30,7 +30,7 @@ $(DEVELOPMENT): $(RUNTIME) requirements-dev.txt
 serve: $(RUNTIME)  ## serve; settings from server.toml and the environment
 	@exec $(BIN)/python -m app
 
-test: $(DEVELOPMENT)  ## run the test suite, four minutes; says how much of app/service and app/settings it covers
+test: $(DEVELOPMENT)  ## run the test suite, five and a half minutes; says how much of app/service and app/settings it covers
 	@$(BIN)/python -m pytest -m 'not container' --numprocesses 2 --dist loadgroup --cov
 
 test-fast: $(DEVELOPMENT)  ## run the tests that need no server process, a quarter of a minute

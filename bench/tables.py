@@ -25,7 +25,7 @@ def section(measurement: Measurement) -> str:
     empty = [""] * (len(head) - 2)
     failed = [[name, f"error: {error}", *empty] for name, error in measurement.errors.items()]
     command = f"\n\n`{measurement.command}`" if measurement.command else ""
-    reading = f"\n{paragraph([told])}\n" if (told := measurement.reading()) else ""
+    reading = f"\n{paragraph([sentences])}\n" if (sentences := measurement.reading()) else ""
     return f"### {title}{command}\n\n{table(head, [*rows, *failed])}\n{reading}"
 
 

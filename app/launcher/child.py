@@ -70,10 +70,15 @@ def _run(parent: int, work: Callable[[], None]) -> NoReturn:
     except BaseException:  # noqa: BLE001 - reported, and the exit status says so; workers die with this process
         traceback.print_exc()
     finally:
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError, AttributeError):  # full, closed, or closed from the start (None)
-                stream.flush()
-        os._exit(status)
+        end_process(status)
+
+
+def end_process(status: int) -> NoReturn:
+    """End this process with what it has printed written, and nothing else of what runs at an exit."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # full, closed, or closed from the start (None)
+            stream.flush()
+    os._exit(status)
 
 
 def die_with(parent: int) -> None:

@@ -1,14 +1,13 @@
 """How a server process is drained: two signals from the launcher, and what the application's clients see of it."""
 
 import asyncio
-import os
 import signal
-import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, NoReturn
 
+from app.launcher.child import end_process
 from app.launcher.console import warn
 
 CLOSE_NOTICE = signal.SIGUSR1
@@ -17,7 +16,7 @@ DRAIN = signal.SIGUSR2
 """To a server process, which passes it on to its workers: accept no more, finish what was received, end."""
 STARTUP_FAILED = 3
 """The exit status of a worker whose application reports that its startup has failed."""
-FAREWELL = 0.5  # seconds for the close frames of all WebSockets
+CLOSE_FRAMES = 0.5  # seconds for the close frames of all WebSockets
 
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -81,7 +80,7 @@ class Draining:
         self.restarting = True
         closing = [asyncio.ensure_future(each.close()) for each in self.web_sockets if each.accepted]
         if closing:
-            await asyncio.wait(closing, timeout=FAREWELL)  # a client that reads nothing is left to the deadline
+            await asyncio.wait(closing, timeout=CLOSE_FRAMES)  # a client that reads nothing is left to the deadline
 
     def __call__(self, scope: Message, receive: Receive, send: Send) -> Awaitable[None]:
         """Return the application's coroutine: for a request there is none of our own around it."""
@@ -139,10 +138,7 @@ class Draining:
         for line in before:
             warn(line)
         warn(f"listener {self.name}: the application's startup failed: {last}")
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError, AttributeError):  # full, closed, or closed from the start (None)
-                stream.flush()
-        os._exit(STARTUP_FAILED)  # SystemExit in a task would be a traceback
+        end_process(STARTUP_FAILED)  # SystemExit in a task would be a traceback
 
 
 class _WebSocket:
@@ -155,18 +151,18 @@ class _WebSocket:
         self._pending: Any = None  # what the application waits for: an awaitable of Granian's, which can be cancelled
         self.accepted = False
         self.closed = False
-        self._told: asyncio.Future[None] | None = None  # done when the client has been sent our close frame
+        self._close_sent: asyncio.Future[None] | None = None  # done when our close frame has been sent
 
     async def receive(self) -> Message:
-        if self._told:
-            return await self._restarted(self._told)
+        if self._close_sent:
+            return await self._restarted(self._close_sent)
         self._pending = self._receive()
         try:
             message: Message = await self._pending
         except asyncio.CancelledError:
-            if (told := self._told) is None:  # it is the application that was cancelled
+            if (close_sent := self._close_sent) is None:  # it is the application that was cancelled
                 raise
-            return await self._restarted(told)
+            return await self._restarted(close_sent)
         finally:
             self._pending = None
         if message["type"] == "websocket.disconnect":
@@ -189,19 +185,19 @@ class _WebSocket:
         if self.closed:
             return
         self.closed = True
-        self._told = asyncio.get_running_loop().create_future()
+        self._close_sent = asyncio.get_running_loop().create_future()
         if self._pending is not None:
             with suppress(AttributeError):  # it is there already, and needs no waiting
                 self._pending.cancel()
         try:
             await self._send({"type": "websocket.close", "code": SERVICE_RESTART, "reason": RESTARTING})
         finally:
-            self._told.set_result(None)
+            self._close_sent.set_result(None)
 
     @staticmethod
-    async def _restarted(told: asyncio.Future[None]) -> Message:
-        """Return what the application is told, but not before its client: Granian closes when the application ends."""
-        await asyncio.wait([told])
+    async def _restarted(close_sent: asyncio.Future[None]) -> Message:
+        """Return the application's disconnect after the frame: Granian closes without one when the application ends."""
+        await asyncio.wait([close_sent])
         return {"type": "websocket.disconnect", "code": SERVICE_RESTART, "reason": RESTARTING}
 
 

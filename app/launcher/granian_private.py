@@ -8,15 +8,14 @@ and tests/launcher/test_granian_contract.py tries each:
 - `._spawn_worker(idx, ...)`: overridden, to give a worker its own socket.
 - `._respawn_workers(workers, ..., delay)`: overridden, as it takes a second death for a crash loop.
 - `._drop_shared_socket()`, `._stop_workers()`: overridden, to close the sockets, and to wait for all workers.
-- `._start_ipc()`: overridden, as its pipes serve the metrics alone.
-- `._watch_workers_rss()`: overridden, as it starts a thread at each look, which may fail.
+- `._start_ipc()`, `._watch_workers_rss()`: overridden: pipes for the metrics alone, and a thread for each look.
 - `._ssp`, `._shd`, `._sso`: the three places in which a worker looks for its socket.
 - `.wrks` with `.birth`, `.interrupt_children`, `.respawned_wrks`, `.workers_rss`, `.rss_signal`,
   `.main_loop_interrupt` (replaced; set, cleared and waited for), `.workers_kill_timeout`, `.interrupt_signal`, `.signal_handler_interrupt`: its state.
 - `granian.server.mp.WorkerProcess` with `.inner`, `.start`, `._watch`, `.terminate`: a worker as its server sees it.
-- `granian.server.mp._new_cbscheduler(loop, call, ...)`: replaced, so that app/launcher/scheduling.py says how a coroutine
-  runs. It returns a `granian._futures._CBSchedulerAIO`, whose `_schedule_fn` is called with the watcher of a request, in
-  the context `_ctx`; `call(watcher)` makes the coroutine, `watcher.taskref` keeps its task. What Granian receives and
+- `granian.server.mp._future_watcher_wrapper(inner)` makes a request's coroutine of its watcher (`scope`, `proto`, `done`,
+  `err`, `taskref`), `granian.server.mp._new_cbscheduler(loop, call, ...)` a `granian._futures._CBSchedulerAIO`, whose `_schedule_fn`
+  gets the watcher, in the context `_ctx`: both are replaced by app/launcher/scheduling.py. What Granian receives and
   sends is awaited as a type of the module `granian._granian`.
 - A path whose `resolve()` returns itself reaches rustls as it is (`SealedFile`).
 """
@@ -60,7 +59,7 @@ def check_granian() -> None:
     for owner, names in (
         (_granian, "SocketHolder WorkerSignal ASGIWorker"),
         (_futures, "_CBSchedulerAIO"),
-        (mp, "_new_cbscheduler"),
+        (mp, "_new_cbscheduler _future_watcher_wrapper"),
         (Granian, METHODS),
         (mp.WorkerProcess, "start _watch terminate"),
     ):
@@ -79,6 +78,7 @@ def schedule_by(how: Callable[[asyncio.AbstractEventLoop, Context, scheduling.Ca
         def __init__(self, loop: asyncio.AbstractEventLoop, call: scheduling.Call, *_: object) -> None:
             self._schedule_fn = how(loop, self._ctx, call)
 
+    mp._future_watcher_wrapper = scheduling.watched  # type: ignore[attr-defined]  # noqa: SLF001
     mp._new_cbscheduler = lambda loop, call, **_: Scheduler(loop, call, None, None, None)  # type: ignore[attr-defined]  # noqa: SLF001
 
 

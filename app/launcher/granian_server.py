@@ -118,8 +118,6 @@ def _wrapped(application: Application, listener: Listener, settings: Server) -> 
     """Return a worker's application with what its listener's settings ask for around it."""
     if listener.trusted_proxies:
         application = Forwarded(application, listener.trusted_proxies)
-    if listener.application.runs == "inline" and not listener.application.is_bundled:  # that one never waits
-        application = scheduling.Inline(application)
     if listener.protocol == "auto":
         application = silence = Silence(application, listener.port, settings.header_read_timeout + PING_TIMEOUT)
         threading.Thread(target=silence.close_for_ever, daemon=True).start()

@@ -76,12 +76,14 @@ def _made(settings: ApplicationSettings, factory: Any) -> Application:  # noqa: 
 
 
 def _failed(settings: ApplicationSettings, error: BaseException) -> ConfigurationError:
-    told = traceback.TracebackException.from_exception(error)
-    told.stack = traceback.StackSummary.from_list(
-        [each for each in told.stack if each.filename != __file__ and "importlib" not in each.filename]
+    described = traceback.TracebackException.from_exception(error)
+    described.stack = traceback.StackSummary.from_list(
+        [each for each in described.stack if each.filename != __file__ and "importlib" not in each.filename]
     )
     what = shown(f"{type(error).__name__}: {error}").replace("\n", " ")
-    return ConfigurationError(f"{settings} cannot be imported ({what}); correct what raises it", "".join(told.format()))
+    return ConfigurationError(
+        f"{settings} cannot be imported ({what}); correct what raises it", "".join(described.format())
+    )
 
 
 def _check_callable(settings: ApplicationSettings, application: object) -> None:
@@ -123,12 +125,12 @@ def check(settings: ApplicationSettings, seconds: int) -> None:
     try:
         _wait(child, settings, seconds)
         with os.fdopen(reading, "rb", closefd=False) as pipe:
-            told = pipe.read()
+            error = pipe.read()
     finally:
         child.kill()
         os.close(reading)
-    if told:
-        raise ConfigurationError(*msgspec.json.decode(told, type=tuple[str, str]))
+    if error:
+        raise ConfigurationError(*msgspec.json.decode(error, type=tuple[str, str]))
     if child.exitcode:
         raise ConfigurationError(f"{settings} ends the process that imports it ({child.exitcode}); correct what does")
 

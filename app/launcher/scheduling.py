@@ -9,13 +9,13 @@ import asyncio
 import re
 import threading
 import traceback
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context
 from types import coroutine as generator_based_coroutine
 from typing import Any
 
 from app.launcher.console import warn
-from app.launcher.draining import Application, Message, Receive, Send
+from app.launcher.draining import Message
 
 REQUEST = "a request"  # the name of each task that runs one
 REFUSALS = 10  # times that a coroutine may catch the error for waiting, and wait again
@@ -33,10 +33,36 @@ class WaitsInlineError(RuntimeError):
     """An application that runs inline waits for something that it may not wait for there."""
 
 
+def watched(call_application: Callable[[Message, Any], Awaitable[None]]) -> Call:
+    """Return what makes a request's coroutine, which tells the watcher how the application has ended.
+
+    Granian logs an exception, and responds with 500 if there was no response. If the application may not wait where it
+    does, that is reported instead, once for each place in the code.
+    """
+    reported: set[str] = set()
+
+    async def request(watcher: Any) -> None:  # noqa: ANN401 - a private type of Granian's
+        try:
+            await call_application(watcher.scope, watcher.proto)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is the watcher's
+            if not _is_for_waiting(error):
+                watcher.err(error)
+                return
+            if (place := _place(error)) not in reported:
+                reported.add(place)
+                warn(
+                    f'{place}: an application that runs inline may not wait there ({error}); set runs = "loop", or'
+                    f" await asyncio.sleep(0) before, which moves the request to the event loop"
+                )
+        watcher.done()
+
+    return request
+
+
 def on_loop(loop: asyncio.AbstractEventLoop, context: Context, call: Call) -> Schedule:
     """Return what runs each request as a task on the loop."""
 
-    def start(coroutine: Coro, watcher: Any) -> None:  # noqa: ANN401 - a private type of Granian's
+    def start(coroutine: Coro, watcher: Any) -> None:  # noqa: ANN401
         watcher.taskref(loop.create_task(coroutine, name=REQUEST))
 
     def schedule(watcher: Any) -> None:  # noqa: ANN401
@@ -97,34 +123,15 @@ async def requests_done() -> None:
         await asyncio.wait(tasks)
 
 
-class Inline:
-    """ASGI middleware that reports, once for each place in the code, what an application may not wait for inline."""
-
-    def __init__(self, application: Application) -> None:
-        self.application = application
-        self.reported: set[str] = set()
-
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Call the application. If it waits Granian responds with 500, as to any call without a response."""
-        try:
-            await self.application(scope, receive, send)
-        except (RuntimeError, AttributeError) as error:
-            if threading.current_thread() is threading.main_thread() or not _is_for_waiting(error):
-                raise
-            place = _place(error)
-            if place not in self.reported:
-                self.reported.add(place)
-                warn(
-                    f'{place}: an application that runs inline may not wait there ({error}); set runs = "loop", or'
-                    f" await asyncio.sleep(0) before, which moves the request to the event loop"
-                )
+def _is_for_waiting(error: BaseException) -> bool:
+    """Return whether the application has waited where the request was brought: the loop's thread is the main one."""
+    if threading.current_thread() is threading.main_thread():
+        return False
+    no_loop = isinstance(error, RuntimeError | AttributeError) and NO_LOOP.search(str(error)) is not None
+    return no_loop or isinstance(error, WaitsInlineError)
 
 
-def _is_for_waiting(error: Exception) -> bool:
-    return isinstance(error, WaitsInlineError) or NO_LOOP.search(str(error)) is not None
-
-
-def _place(error: Exception) -> str:
+def _place(error: BaseException) -> str:
     """Return file and line of the application's code that waits: the innermost frame that is no library's."""
     frames = [each for each in traceback.extract_tb(error.__traceback__) if not LIBRARIES.search(each.filename)]
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "(unknown)"

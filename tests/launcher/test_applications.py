@@ -20,7 +20,7 @@ import websockets
 
 from app.launcher.scheduling import REFUSALS
 from tests.support.certificates import issue
-from tests.support.configuration import SERVER_TOML, configured, with_certificate_interval
+from tests.support.configuration import SERVER_TOML, configured, with_certificate_interval, with_web_sockets
 from tests.support.ports import free_port
 from tests.support.processes import ROOT, wait_until
 from tests.support.service import Launch, Service
@@ -44,10 +44,6 @@ def start(launch: Launch, pair: dict[str, str], tmp_path: Path) -> Callable[...,
 @pytest.fixture
 def noted(tmp_path: Path) -> Callable[[], list[str]]:
     return lambda: (tmp_path / "notes").read_text().splitlines() if (tmp_path / "notes").exists() else []
-
-
-def with_web_sockets(text: str = SERVER_TOML) -> str:
-    return re.sub(r"(port_variable = \"(TLS_)?PORT\")", r"\1\nwebsockets = true", text)
 
 
 @pytest.fixture(params=["loop", "inline"])

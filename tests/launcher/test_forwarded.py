@@ -165,13 +165,13 @@ def test_over_http(launch: Launch, pair: dict[str, str], trust: ssl.SSLContext, 
         ("X-Forwarded-Proto", "https"),
     ]
     with httpx.Client(base_url=service.url, trust_env=False) as client:
-        told = client.get("/a", headers=headers).json()
-        assert (told["client"], told["scheme"]) == (["192.0.2.7", 0], "https")
-        told = client.get("/a").json()
-        assert (told["client"][0], told["scheme"]) == ("127.0.0.1", "http")
+        found = client.get("/a", headers=headers).json()
+        assert (found["client"], found["scheme"]) == (["192.0.2.7", 0], "https")
+        found = client.get("/a").json()
+        assert (found["client"][0], found["scheme"]) == ("127.0.0.1", "http")
     with httpx.Client(verify=trust, base_url=service.tls_url, trust_env=False) as client:
-        told = client.get("/a", headers=headers).json()  # this listener trusts nobody
-        assert (told["client"][0], told["scheme"]) == ("127.0.0.1", "https")
+        found = client.get("/a", headers=headers).json()  # this listener trusts nobody
+        assert (found["client"][0], found["scheme"]) == ("127.0.0.1", "https")
     service.stop()
 
 

@@ -13,7 +13,7 @@ import pytest
 import trustme
 
 from tests.support.certificates import issue
-from tests.support.configuration import SERVER_TOML, configured, with_certificate_interval
+from tests.support.configuration import SERVER_TOML, configured, with_certificate_interval, with_web_sockets
 from tests.support.ports import free_port
 from tests.support.processes import wait_until
 from tests.support.service import Launch, Service
@@ -23,10 +23,6 @@ HERE = "tests.support.frameworks"
 UPLOAD = 20 * 2**20
 CLIENTS = 4
 RENEWALS = int(os.environ.get("RENEWALS", "1"))
-
-
-def with_web_sockets(text: str) -> str:
-    return re.sub(r"(port_variable = \"(TLS_)?PORT\")", r"\1\nwebsockets = true", text)
 
 
 @pytest.fixture(params=["starlette", "fast_api"])
@@ -57,9 +53,9 @@ def test_what_a_framework_does_works_on_all_listeners(
         with httpx.Client(
             base_url=url, verify=trust, trust_env=False, http1=not http2, http2=http2, timeout=30
         ) as client:
-            answer = client.get("/items/7", params={"q": "a b"}).json()
-            assert (answer["number"], answer["q"]) == (7, "a b")
-            assert re.fullmatch(r"of \d+", answer["state"])
+            item = client.get("/items/7", params={"q": "a b"}).json()
+            assert (item["number"], item["q"]) == (7, "a b")
+            assert re.fullmatch(r"of \d+", item["state"])
             assert client.get("/items/seven").status_code in {404, 422}
             assert client.post("/upload", content=body).text == counted
             assert client.get("/stream/20").text == "".join(f"{number}\n" for number in range(20))

@@ -24,7 +24,7 @@ from granian.server import common, mp
 from app.launcher import granian_private
 from app.launcher.descriptors import open_descriptors
 from app.launcher.granian_private import Server, Worker, check_granian, schedule_by
-from app.launcher.scheduling import Call, Schedule
+from app.launcher.scheduling import Call, Schedule, watched
 from app.settings.sealed_file import SealedFile
 from tests.support.ports import free_port
 
@@ -61,6 +61,7 @@ def test_every_name_of_the_docstring_exists(made: Server) -> None:
         (_granian, "ASGIWorker"),
         (_futures, "_CBSchedulerAIO"),
         (mp, "_new_cbscheduler"),
+        (mp, "_future_watcher_wrapper"),
         *((Granian, name) for name in (*OVERRIDDEN, "_stop_workers", "signal_handler_interrupt")),
         *((mp.WorkerProcess, name) for name in ("start", "_watch", "terminate")),
     ],
@@ -237,7 +238,8 @@ def test_the_size_of_workers_is_looked_at_by_a_signal_of_the_main_loop(
 
 
 def test_a_request_is_scheduled_as_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mp, "_new_cbscheduler", None)  # put back afterwards
+    for name in ("_new_cbscheduler", "_future_watcher_wrapper"):
+        monkeypatch.setattr(mp, name, None)  # put back afterwards
     received: list[object] = []
 
     def how(loop: asyncio.AbstractEventLoop, context: Context, call: Call) -> Schedule:
@@ -254,6 +256,7 @@ def test_a_request_is_scheduled_as_told(monkeypatch: pytest.MonkeyPatch) -> None
         scheduler = build(loop, call, impl_asyncio=True)
         assert isinstance(scheduler, _granian.CallbackScheduler)
         assert received == [loop, call]
+    assert vars(mp)["_future_watcher_wrapper"] is watched
 
 
 def test_a_sealed_files_path_reaches_rustls_as_it_is(pair: dict[str, str]) -> None:

@@ -24,7 +24,7 @@ from tests.support.configuration import SERVER_TOML, configured
 from tests.support.hostile import CLOSING, request, send
 from tests.support.http1 import exchange, read_to_end
 from tests.support.http2 import Client
-from tests.support.processes import clean_environment, wait_until
+from tests.support.processes import clean_environment, pasted, wait_until
 from tests.support.service import Launch, Service, serving
 
 STREAMS = 32
@@ -69,14 +69,7 @@ def test_it_is_announced_and_its_curl_line_works(auto_service: Service) -> None:
         described,
     )
     for option, version in (("", b"2"), ("--http1.1", b"1.1"), ("--no-alpn", b"1.1")):
-        result = subprocess.run(
-            ["sh", "-c", f"{curl.strip()} {option} --silent --show-error --write-out '%{{http_version}}'"],
-            env=clean_environment(),
-            capture_output=True,
-            check=True,
-            timeout=20,
-        )
-        assert result.stdout == oracle.body(5, 3) + version
+        assert pasted(curl, f"{option} --write-out '%{{http_version}}'") == oracle.body(5, 3) + version
 
 
 @pytest.mark.parametrize(
@@ -259,15 +252,15 @@ def test_a_renewal_loses_no_request_over_http2(
     assert service.errors.read_text() == ""
 
 
-def test_an_application_is_told_version_and_scheme(
+def test_an_application_finds_version_and_scheme(
     launch: Launch, pair: dict[str, str], trust: ssl.SSLContext, tmp_path: Path
 ) -> None:
     service = launch(configured(tmp_path, auto()), APPLICATION="tests.support.echo_scope:app", **pair).ready()
-    told = {}
+    found = {}
     for http2 in (True, False):
         with httpx.Client(verify=trust, http2=http2, trust_env=False) as client:
-            told[http2] = json.loads(client.get(f"{service.tls_url}/a").content)
-    assert [(told[each]["http_version"], told[each]["scheme"]) for each in (True, False)] == [
+            found[http2] = json.loads(client.get(f"{service.tls_url}/a").content)
+    assert [(found[each]["http_version"], found[each]["scheme"]) for each in (True, False)] == [
         ("2", "https"),
         ("1.1", "https"),
     ]

@@ -3,24 +3,34 @@
 import asyncio
 import contextvars
 import threading
-from collections.abc import Callable, Coroutine, Generator, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import pytest
 import uvloop
 
-from app.launcher.draining import Message, Receive, Send
-from app.launcher.scheduling import REQUEST, Inline, WaitsInlineError, inline, on_loop, requests_done
+from app.launcher.draining import Message
+from app.launcher.scheduling import REQUEST, WaitsInlineError, inline, on_loop, requests_done, watched
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
 
 
 class Watcher:
-    """Granian's, as far as it is used; it has to be told when its coroutine ends."""
+    """Granian's, as far as it is used."""
 
     def __init__(self) -> None:
+        self.scope: Message = {"type": "http", "path": "/"}
+        self.proto = None
         self.task: asyncio.Task[None] | None = None
+        self.ended: object = "not yet"
+
+    def done(self) -> None:
+        self.ended = None
+
+    def err(self, error: BaseException) -> None:
+        self.ended = error
 
     def taskref(self, task: asyncio.Task[None]) -> None:
         self.task = task
@@ -39,6 +49,11 @@ def brought(schedule: Callable[[Any], None]) -> tuple[Watcher, threading.Thread]
     thread.start()
     thread.join()
     return watcher, thread
+
+
+def bring(schedule: Callable[[Any], None], path: str, watcher: Watcher) -> None:
+    watcher.scope["path"] = path
+    schedule(watcher)
 
 
 def of(step: Callable[[], Coroutine[Any, None, None]]) -> Callable[[Any], Coroutine[Any, None, None]]:
@@ -183,51 +198,41 @@ def test_requests_are_done_when_no_task_of_one_is_left(loop: uvloop.Loop) -> Non
     loop.run_until_complete(wait_for_requests())
 
 
-def call_inline(application: Inline, path: str) -> BaseException | None:
-    """Call an application in a thread without a loop; return what it raises."""
-    raised: list[BaseException | None] = []
+def brought_to(loop: uvloop.Loop, application: Callable[[Message], Awaitable[None]], *paths: str) -> list[object]:
+    """Bring requests to an application that runs inline; return how each ended: with an exception, or None."""
 
-    async def nothing(*_: object) -> Any:  # noqa: ANN401
-        return None
+    async def call(scope: Message, _: Any) -> None:  # noqa: ANN401
+        await application(scope)
 
-    def call() -> None:
-        try:
-            application({"type": "http", "path": path}, nothing, nothing).send(None)
-        except StopIteration:
-            raised.append(None)
-        except BaseException as error:  # noqa: BLE001 - it is returned
-            raised.append(error)
-
-    thread = threading.Thread(target=call)
-    thread.start()
-    thread.join()
-    return raised[0]
+    schedule = inline(loop, contextvars.copy_context(), watched(call))
+    return [brought(partial(bring, schedule, path))[0].ended for path in paths]
 
 
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")  # that of /task
-def test_each_place_that_waits_is_reported_once(capfd: pytest.CaptureFixture[str]) -> None:
-    async def application(scope: Message, _: Receive, __: Send) -> None:
+def test_each_place_that_waits_is_reported_once(loop: uvloop.Loop, capfd: pytest.CaptureFixture[str]) -> None:
+    async def application(scope: Message) -> None:
         if scope["path"] == "/sleep":
             await asyncio.sleep(1)
         if scope["path"] == "/event":
             await asyncio.Event().wait()
         if scope["path"] == "/task":
             asyncio.create_task(asyncio.sleep(0))  # noqa: RUF006 - it fails
+        if scope["path"] == "/foreign":
+            await Foreign()
 
-    watched = Inline(application)
-    for path in ("/sleep", "/event", "/task", "/sleep", "/event", "/task", "/"):
-        assert call_inline(watched, path) is None  # so that Granian, without a response, sends 500
+    paths = ("/sleep", "/event", "/task", "/foreign")
+    ended = brought_to(loop, application, *paths, *paths, "/")
+    assert ended == [None] * 9  # so that Granian, without a response, sends 500
     lines = capfd.readouterr().err.splitlines()
-    assert len(lines) == 3
+    assert len(lines) == len({line.partition(" ")[0] for line in lines}) == 4
     assert all(line.startswith(f"{__file__}:") and 'set runs = "loop"' in line for line in lines)
-    assert len({line.partition(" ")[0] for line in lines}) == 3
 
 
-def test_other_errors_are_the_applications() -> None:
-    async def application(scope: Message, _: Receive, __: Send) -> None:
-        raise {"/runtime": RuntimeError, "/attribute": AttributeError, "/value": ValueError}[scope["path"]]("mine")
+def test_other_errors_are_the_applications(loop: uvloop.Loop, capfd: pytest.CaptureFixture[str]) -> None:
+    errors = {"/runtime": RuntimeError("a"), "/attribute": AttributeError("b"), "/value": ValueError("c")}
 
-    watched = Inline(application)
-    assert isinstance(call_inline(watched, "/runtime"), RuntimeError)
-    assert isinstance(call_inline(watched, "/attribute"), AttributeError)
-    assert isinstance(call_inline(watched, "/value"), ValueError)
+    async def application(scope: Message) -> None:
+        raise errors[scope["path"]]
+
+    assert brought_to(loop, application, *errors) == list(errors.values())
+    assert capfd.readouterr().err == ""

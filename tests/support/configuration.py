@@ -1,6 +1,7 @@
 """server.toml written for a test, and what `python -m app --check` says about it."""
 
 import os
+import re
 import resource
 import signal
 import sys
@@ -28,6 +29,15 @@ def with_certificate_interval(seconds: int) -> str:
     """Return the text of a server.toml that has changed pairs looked for so often; 0 is never."""
     assert "certificate_interval = 5" in SERVER_TOML
     return SERVER_TOML.replace("certificate_interval = 5", f"certificate_interval = {seconds}")
+
+
+def with_web_sockets(text: str = SERVER_TOML) -> str:
+    """Return the text of a server.toml whose enabled listeners have WebSockets."""
+    changed, listeners = re.subn(
+        r"^port_variable = \"(TLS_)?PORT\"$", r"\g<0>\nwebsockets = true", text, flags=re.MULTILINE
+    )
+    assert listeners == 2
+    return changed
 
 
 @dataclass(frozen=True)

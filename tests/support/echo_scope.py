@@ -1,4 +1,4 @@
-"""An application that responds with what it was told of the client, and can take its time."""
+"""An application that responds with what it was found of the client, and can take its time."""
 
 import asyncio
 import json
@@ -9,8 +9,8 @@ async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:  # noqa: 
     """Respond with a part of the scope as JSON; a WebSocket gets it as its first message."""
     if scope["type"] == "lifespan":
         raise NotImplementedError
-    told = {name: scope[name] for name in ("client", "scheme", "http_version", "path")}
-    body = json.dumps(told).encode()
+    found = {name: scope[name] for name in ("client", "scheme", "http_version", "path")}
+    body = json.dumps(found).encode()
     if scope["type"] == "websocket":
         await receive()
         await send({"type": "websocket.accept"})

@@ -26,12 +26,12 @@ async def lifespan(_: object) -> AsyncIterator[dict[str, str]]:
 
 async def item(request: Request) -> Response:
     """Say what was asked for, in path and query, and what the lifespan has left."""
-    answer = {
+    found = {
         "number": request.path_params["number"],
         "q": request.query_params.get("q"),
         "state": request.state.greeting,
     }
-    return JSONResponse(answer)
+    return JSONResponse(found)
 
 
 async def upload(request: Request) -> Response:

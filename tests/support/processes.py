@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,19 @@ def wait_until(condition: Callable[[], bool], what: str, deadline: float = 10.0)
         if time.monotonic() > end:
             pytest.fail(f"not within {deadline} s: {what}")
         time.sleep(0.01)
+
+
+def pasted(command: str, options: str = "") -> bytes:
+    """Run a curl line that the launcher has printed, as a shell does; return what it writes."""
+    result = subprocess.run(
+        ["sh", "-c", f"{command.strip()} {options} --silent --show-error"],
+        env=clean_environment(),
+        capture_output=True,
+        check=False,
+        timeout=20,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 def freeze(*pids: int) -> None:
