@@ -33,8 +33,8 @@ serve: $(RUNTIME)  ## serve; settings from server.toml and the environment
 test: $(DEVELOPMENT)  ## run the test suite, five and a half minutes; says how much of app/service and app/settings it covers
 	@$(BIN)/python -m pytest -m 'not container' --numprocesses 2 --dist loadgroup --cov
 
-test-fast: $(DEVELOPMENT)  ## run the tests that need no server process, a quarter of a minute
-	@$(BIN)/python -m pytest -m 'not container and not server'
+test-fast: $(DEVELOPMENT)  ## run the tests that need no server process, under half a minute
+	@$(BIN)/python -m pytest -m 'not container and not server' --numprocesses 2
 
 soak: $(DEVELOPMENT)  ## load the service for half an hour, into docs/reliability.md; SOAK='--scale 0.1 --minutes 1' for less
 	@$(BIN)/python -m bench.soak $(SOAK)

@@ -55,6 +55,7 @@ def test_a_second_signal_names_only_what_it_kills(launch: Launch, pair: dict[str
     assert all("json-tls is killed" in line for line in service.errors.read_text().splitlines())
 
 
+@pytest.mark.server
 def test_of_launchers_that_start_at_the_same_moment_one_serves_and_its_stop_prints_nothing(
     tmp_path: Path, pair: dict[str, str]
 ) -> None:
