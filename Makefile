@@ -30,8 +30,8 @@ $(DEVELOPMENT): $(RUNTIME) requirements-dev.txt
 serve: $(RUNTIME)  ## serve; settings from server.toml and the environment
 	@exec $(BIN)/python -m app
 
-test: $(DEVELOPMENT)  ## run the test suite, five and a half minutes; says how much of app/service and app/settings it covers
-	@$(BIN)/python -m pytest -m 'not container' --numprocesses 2 --dist loadgroup --cov
+test: $(DEVELOPMENT)  ## run the test suite, three minutes; says how much of app/service and app/settings it covers
+	@$(BIN)/python -m pytest -m 'not container' --numprocesses 4 --dist loadgroup --cov
 
 test-fast: $(DEVELOPMENT)  ## run the tests that need no server process, under half a minute
 	@$(BIN)/python -m pytest -m 'not container and not server' --numprocesses 2
