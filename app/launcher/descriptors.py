@@ -11,6 +11,7 @@ from app.launcher.console import warn
 from app.settings.config import Configuration
 from app.settings.errors import ConfigurationError
 
+LOOK = 5  # seconds between looks at whether a descriptor is free: each wakes an idle worker
 STARVED = 3  # seconds without a free descriptor that no worker recovers from; a burst of clients is over before
 WORKER_DESCRIPTORS = 48
 """Open files of a worker besides its connections; tests/launcher/test_descriptors.py counts them."""
@@ -100,14 +101,14 @@ def try_threads(number: int) -> None:
 
 
 def end_when_starved(listener: str) -> None:
-    """End this worker when it has had no free descriptor for STARVED seconds, so that another takes its place.
+    """End this worker when it has had no free descriptor for about STARVED seconds, so that another takes its place.
 
     Granian looks at its handshakes only while accepting succeeds (tls-listener, poll_accept): once stalled ones hold
     every descriptor none of them is given up, and nobody is served again.
     """
     starved = 0
     while starved < STARVED:
-        time.sleep(1)
+        time.sleep(1 if starved else LOOK)
         try:
             os.close(os.eventfd(0))
             starved = 0

@@ -4,7 +4,7 @@ import asyncio
 import signal
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, NoReturn
 
 from app.launcher.child import end_process
@@ -29,14 +29,16 @@ SERVICE_RESTART = 1012  # RFC 6455, section 7.4.2, and IANA's registry of WebSoc
 
 
 class Interrupt:
-    """An event that a signal handler may set in the thread that waits for it.
+    """An event that a signal handler may set in the thread that waits for it, and that may be waited for by the clock.
 
     threading.Event has a lock that is not reentrant: its `set` would wait for ever for the `wait` that it interrupts.
     SimpleQueue's `put` is made for that.
     """
 
-    def __init__(self) -> None:
-        """Begin unset."""
+    def __init__(self, on_timeout: Callable[[], None]) -> None:
+        """Begin unset, and without a time-out."""
+        self.timeout: float | None = None  # seconds that `wait` waits until it calls `on_timeout`, and returns
+        self.on_timeout = on_timeout
         self._is_set = False
         self._puts: SimpleQueue[None] = SimpleQueue()
 
@@ -50,9 +52,12 @@ class Interrupt:
         self._is_set = False
 
     def wait(self) -> None:
-        """Wait until it is set."""
-        while not self._is_set:
-            self._puts.get()
+        """Wait until it is set, or the time-out is over."""
+        try:
+            while not self._is_set:
+                self._puts.get(timeout=self.timeout)
+        except Empty:
+            self.on_timeout()
 
 
 class Draining:

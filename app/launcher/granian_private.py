@@ -8,11 +8,11 @@ and tests/launcher/test_granian_contract.py tries each:
 - `._spawn_worker(idx, ...)`: overridden, to give a worker its own socket.
 - `._respawn_workers(workers, ..., delay)`: overridden, as it takes a second death for a crash loop.
 - `._drop_shared_socket()`, `._stop_workers()`: overridden, to close the sockets, and to wait for all workers.
-- `._start_ipc()`, `._watch_workers_rss()`: overridden: pipes for the metrics alone, and a thread for each look.
+- `._start_ipc()`, `._watch_workers_rss()`: overridden: pipes for the metrics alone, and no thread for each look.
 - `._ssp`, `._shd`, `._sso`: the three places in which a worker looks for its socket.
 - `.wrks` with `.birth`, `.interrupt_children`, `.respawned_wrks`, `.workers_rss`, `.rss_signal`,
   `.main_loop_interrupt` (replaced; set, cleared and waited for), `.workers_kill_timeout`, `.interrupt_signal`, `.signal_handler_interrupt`: its state.
-- `granian.server.mp.WorkerProcess` with `.inner`, `.start`, `._watch`, `.terminate`: a worker as its server sees it.
+- `granian.server.mp.WorkerProcess` with `.inner`, `.start`, `._watch`, `._watcher`, `.terminate`: a worker as its server sees it.
 - `granian.server.mp._future_watcher_wrapper(inner)` makes a request's coroutine of its watcher (`scope`, `proto`, `done`,
   `err`, `taskref`), `granian.server.mp._new_cbscheduler(loop, call, ...)` a `granian._futures._CBSchedulerAIO`, whose `_schedule_fn`
   gets the watcher, in the context `_ctx`: both are replaced by app/launcher/scheduling.py. What Granian receives and
@@ -24,7 +24,6 @@ import asyncio
 import os
 import signal
 import socket
-import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -61,7 +60,7 @@ def check_granian() -> None:
         (_futures, "_CBSchedulerAIO"),
         (mp, "_new_cbscheduler _future_watcher_wrapper"),
         (Granian, METHODS),
-        (mp.WorkerProcess, "start _watch terminate"),
+        (mp.WorkerProcess, "start _watch _watcher terminate"),
     ):
         for name in names.split():
             if not hasattr(owner, name):
@@ -87,6 +86,7 @@ class Worker(mp.WorkerProcess):
 
     sentinels: frozenset[int] = frozenset()
     """Descriptors that the server process got by starting this worker, and that no other worker needs."""
+    death: float | None = None  # by time.monotonic()
 
     def start(self) -> None:
         """Start it, however often a fork or a thread has to be tried: others serve meanwhile."""
@@ -119,6 +119,11 @@ class Worker(mp.WorkerProcess):
                     warn(f"worker-{self.idx + 1} cannot be started ({error}); it is tried again until it can")
                     reported = True
                 time.sleep(FORK_PAUSE)
+
+    def _watcher(self) -> None:
+        self.inner.join()
+        self.death = time.monotonic()  # its server may take a while to come to it
+        super()._watcher()  # type: ignore[no-untyped-call]
 
     def terminate(self) -> None:
         """Drain it. Workers ignore SIGTERM, which a service manager may send to all processes at once."""
@@ -154,7 +159,6 @@ class Server(Granian):  # type: ignore[misc, valid-type]  # either of two classe
 
     sockets: Sequence[socket.socket]
     spawning: int
-    watching_growth: bool = False
     former: Worker | None = None  # the last that was replaced, or is being replaced
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Granian's
@@ -162,7 +166,7 @@ class Server(Granian):  # type: ignore[misc, valid-type]  # either of two classe
         self.young_deaths: dict[int, int] = {}
         self.replaced: set[int] = set()
         self.leaving: list[Worker] = []  # being replaced when told to drain; `_stop_workers` joins them
-        self.main_loop_interrupt = Interrupt()  # which `drain` sets
+        self.main_loop_interrupt = Interrupt(lambda: setattr(self, "rss_signal", True))  # `drain` sets it
         for name in STATE.split():
             if not hasattr(self, name):
                 raise RuntimeError(lacking(f"{Granian.__name__}.{name}"))
@@ -178,15 +182,7 @@ class Server(Granian):  # type: ignore[misc, valid-type]  # either of two classe
             self._ipc_sig = _granian.WorkerSignal()
 
     def _watch_workers_rss(self) -> None:
-        if not self.watching_growth:
-            self.watching_growth = True
-            threading.Thread(target=self._look_at_growth, daemon=True).start()
-
-    def _look_at_growth(self) -> None:
-        while True:
-            time.sleep(GROWTH_INTERVAL)
-            self.rss_signal = True
-            self.main_loop_interrupt.set()
+        self.main_loop_interrupt.timeout = GROWTH_INTERVAL
 
     def _spawn_worker(self, idx: int, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         self.spawning = idx
@@ -215,34 +211,38 @@ class Server(Granian):  # type: ignore[misc, valid-type]  # either of two classe
     def _respawn_workers(self, workers: Sequence[int], *args: Any, delay: float = 0.0) -> None:  # noqa: ANN401
         """Replace workers; one that has served for a while and died is no crash loop, however often that happens.
 
-        Granian takes a second death within 5.5 s for one, and ends: clients who make workers run out of memory could
-        end the service. Here it takes one more than YOUNG_DEATHS of the same worker in a row, none of which lived for
-        YOUNG seconds, with a pause before each replacement. If the application's startup fails in a worker that
-        replaces none, the server ends at once; in one that does, it is tried again until it succeeds.
+        Granian takes a second death within 5.5 s for one: clients who make workers run out of memory could end the
+        service. Here it takes more than YOUNG_DEATHS of a worker in a row, with a pause before each replacement. If the
+        startup fails in a worker that replaces none, the server ends; in one that does, it is tried until it succeeds.
         """
-        if self._first_startup_failed(workers):
-            return
-        now = time.monotonic()
-        for idx in workers if not delay else ():
-            young = now - self.wrks[idx].birth < YOUNG
-            most = YOUNG_DEATHS - (self.wrks[idx].inner.exitcode == STARTUP_FAILED)
-            self.young_deaths[idx] = min(most, self.young_deaths.get(idx, 0) + 1) if young else 0
-            self._pause(min(2.0, 0.1 * 2 ** self.young_deaths[idx]) if young else 0.0)
+        if not delay:  # they have died
+            if self._is_hopeless(workers):
+                self.interrupt_children.extend(workers)  # so that the exit status is 1
+                self.signal_handler_interrupt()
+                return
+            deaths = max(self.young_deaths[idx] for idx in workers)
+            self._pause(min(2.0, 0.1 * 2**deaths) if deaths else 0.0)
         self.replaced.update(workers)
         for idx in workers:
             if not self.interrupt_signal:  # else a stop would wait for `delay` after each
                 self.former = self.wrks[idx]
                 super()._respawn_workers([idx], *args, delay=delay)
-        for idx in list(self.respawned_wrks):
-            if self.young_deaths.get(idx, 0) < YOUNG_DEATHS:
-                del self.respawned_wrks[idx]
+        self.respawned_wrks.clear()  # what Granian would take for crash loops
 
-    def _first_startup_failed(self, workers: Sequence[int]) -> bool:
-        failed = any(self.wrks[idx].inner.exitcode == STARTUP_FAILED for idx in set(workers) - self.replaced)
-        if failed:
-            self.interrupt_children.extend(workers)  # so that the exit status is 1
-            self.signal_handler_interrupt()
-        return failed
+    def _is_hopeless(self, workers: Sequence[int]) -> bool:
+        for idx in workers:
+            worker = self.wrks[idx]
+            lived = (getattr(worker, "death", None) or time.monotonic()) - worker.birth  # free-threaded: not known
+            deaths = self.young_deaths.get(idx, 0) + 1 if lived < YOUNG else 0
+            if worker.inner.exitcode == STARTUP_FAILED:
+                if idx not in self.replaced:
+                    return True
+                deaths = min(deaths, YOUNG_DEATHS - 1)
+            self.young_deaths[idx] = deaths
+            if deaths > YOUNG_DEATHS:
+                warn(f"worker-{idx + 1} ended {deaths} times in a row within {YOUNG} s of its start: a crash loop")
+                return True
+        return False
 
     def _pause(self, seconds: float) -> None:
         end = time.monotonic() + seconds

@@ -218,20 +218,16 @@ def test_a_fork_that_fails_with_the_last_descriptor_leaves_none(made: Server, mo
     assert open_descriptors() == before
 
 
-def test_the_size_of_workers_is_looked_at_by_a_signal_of_the_main_loop(
-    made: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    looked = threading.Event()
+def test_the_size_of_workers_is_looked_at_by_the_main_loop_alone(made: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = threading.Semaphore(0)
     monkeypatch.setattr(granian_private, "GROWTH_INTERVAL", 0.01)
-    monkeypatch.setattr(made, "_handle_rss_signal", lambda *_: looked.set())
-    thread = threading.Thread(target=made._serve_loop, args=(None, None), daemon=True)
-    thread.start()
+    monkeypatch.setattr(made, "_handle_rss_signal", lambda *_: looks.release())
     threads = threading.active_count()
     made._watch_workers_rss()
-    assert looked.wait(5)
-    made._watch_workers_rss()  # after each look
-    assert threading.active_count() == threads + 1
-    monkeypatch.setattr(granian_private, "GROWTH_INTERVAL", 3600)
+    assert threading.active_count() == threads
+    thread = threading.Thread(target=made._serve_loop, args=(None, None), daemon=True)
+    thread.start()
+    assert all(looks.acquire(timeout=5) for _ in range(3))
     made.drain()
     thread.join(5)
     assert not thread.is_alive()

@@ -63,7 +63,9 @@ def test_a_crash_loop_is_exit_1(launch: Launch, pair: dict[str, str]) -> None:
     wait_until(killed_again, "the launcher's end", 15)
     assert service.wait() == 1
     service.gone()
-    assert "listener json-tls ended (exit status 1); stopping the others" in service.errors.read_text()
+    errors = service.errors.read_text()
+    assert "ended 5 times in a row within 1.5 s of its start: a crash loop" in errors
+    assert "listener json-tls ended (exit status 1); stopping the others" in errors
 
 
 @pytest.mark.parametrize(("listener", "wrapper"), [("json-tls", SIGNALS_IGNORED_AND_BLOCKED), ("json", ())])
