@@ -25,5 +25,6 @@ CMD ["env", "--block-signal=TERM,INT,HUP", "python", "-m", "app"]
 # The arena's entry (docs/arena.md): the same, with its endpoints, and HTTP/2 in cleartext.
 FROM service AS arena
 COPY arena.toml /arena.toml
-ENV SERVER_CONFIG=/arena.toml
+# Some of its profiles mount no pair: then a self-signed one is made. What teams deploy refuses to start without one.
+ENV CONFIG=/arena.toml SELF_SIGNED=1
 EXPOSE 8082

@@ -27,8 +27,8 @@ $(DEVELOPMENT): $(RUNTIME) requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
 	@touch $@
 
-serve: $(RUNTIME)  ## serve; settings from server.toml and the environment
-	@exec $(BIN)/python -m app
+serve: $(RUNTIME)  ## serve, without a pair a self-signed one; settings from server.toml and the environment
+	@exec $(BIN)/python -m app --self-signed
 
 test: $(DEVELOPMENT)  ## run the test suite, three minutes; says how much of app/service and app/settings it covers
 	@$(BIN)/python -m pytest -m 'not container' --numprocesses 4 --dist loadgroup --cov

@@ -29,13 +29,19 @@ def main() -> int:
     """Check everything, then serve; the exit status is 0 if asked to stop, 1 after a failure, 2 for a bad setting."""
     console.open_standard_streams()
     parser = argparse.ArgumentParser(prog="python -m app", description=__doc__)
-    parser.add_argument("--config", metavar="FILE", help="server.toml (SERVER_CONFIG)")
+    parser.add_argument("--config", metavar="FILE", help="server.toml (CONFIG)")
+    parser.add_argument(
+        "--self-signed",
+        action="store_true",
+        help="without a pair, make one that lasts as long as the run (SELF_SIGNED=1)",
+    )
     parser.add_argument("--check", action="store_true", help="check everything, say what would be served, and exit")
     arguments = parser.parse_args()
+    environment = os.environ | ({config.SELF_SIGNED_VARIABLE: "1"} if arguments.self_signed else {})
     try:
         with ExitStack() as stack:
             try:
-                configuration = config.read(config.path_of(arguments.config, os.environ), os.environ)
+                configuration = config.read(config.path_of(arguments.config, environment), environment)
                 configuration, endpoints = run.preflight(configuration, stack)
             except MemoryError as error:  # a limit (ulimit -v), or a machine that is full
                 raise ConfigurationError(

@@ -37,7 +37,7 @@ def preflight(configuration: Configuration, stack: ExitStack) -> tuple[Configura
         if line:
             console.warn(line)
     server = msgspec.structs.replace(server, backpressure=connections, worker_growth=growth)
-    sockets.check_host(server.host)
+    sockets.check_host(configuration.host_setting, server.host)
     endpoints = []
     for listener, pair in zip(configuration.listeners, pairs, strict=True):
         group = sockets.ReuseportGroup(server, listener)
@@ -56,8 +56,8 @@ def serve(configuration: Configuration, endpoints: Sequence[Endpoint], example: 
     for each in endpoints:
         if isinstance(each.listener.tls, config.SelfSigned) and each.pair is not None:
             console.warn(
-                f"listener {each.listener.name}: no TLS_CERT and TLS_KEY, so a self-signed pair was made for this"
-                f" run; its authority's certificate is {each.pair.authority}"
+                f"listener {each.listener.name}: there is no pair, so a self-signed one was made for this run, as asked;"
+                f" its authority's certificate is {each.pair.authority}"
             )
     settings = configuration.server
     work = Work(

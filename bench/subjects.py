@@ -54,7 +54,11 @@ def _launcher(application: str | None = None, runs: str = "inline") -> Command:
         by_name = {each.name: each for each in tables}
         measured = by_name.get(place.profile, by_name["json"])
         others = [each.port_variable for each in tables if each.enabled and each is not measured and each.port_variable]
-        environment = {measured.port_variable or "PORT": str(place.port), "WORKERS": str(place.workers)}
+        environment = {
+            measured.port_variable or "PORT": str(place.port),
+            "WORKERS": str(place.workers),
+            "SELF_SIGNED": "1",
+        }
         environment |= {name: str(port) for name, port in zip(others, free_ports(len(others)), strict=True)}
         if place.tls:
             environment |= {"TLS_CERT": str(place.certificate), "TLS_KEY": str(place.key)}

@@ -123,10 +123,12 @@ def _read(connection: socket.socket, number: int, end: float) -> bytes:
 def main() -> int:
     """Ask every listener; the exit status is 0 if all respond, 1 if one does not, 2 for an invalid setting."""
     parser = argparse.ArgumentParser(prog="python -m app.launcher.probe", description=__doc__)
-    parser.add_argument("--config", metavar="FILE", help="server.toml (SERVER_CONFIG)")
+    parser.add_argument("--config", metavar="FILE", help="server.toml (CONFIG)")
     arguments = parser.parse_args()
     try:
-        configuration = config.read(config.path_of(arguments.config, os.environ), os.environ)
+        configuration = config.read(
+            config.path_of(arguments.config, os.environ), os.environ | {config.SELF_SIGNED_VARIABLE: "1"}
+        )
     except ConfigurationError as error:
         warn(f"configuration: {error}")
         return 2

@@ -102,7 +102,7 @@ class ReuseportGroup:
             each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
 
     def _not_bound(self, error: OSError) -> ConfigurationError:
-        reason = f"{self.listener.port_variable}={self.listener.port} cannot be bound on {self.server.host}"
+        reason = f"{self.listener.port_setting}={self.listener.port} cannot be bound on {self.server.host}"
         remedy = REMEDIES.get(error.errno or 0, "choose another port or HOST")
         return ConfigurationError(f"listener {shown(self.listener.name)}: {reason} ({error.strerror}); {remedy}")
 
@@ -191,8 +191,8 @@ def close_from_the_last(sockets: Sequence[socket.socket]) -> None:
     close(sockets[::-1])
 
 
-def check_host(host: str) -> None:
-    """Raise ConfigurationError for an address that takes no connections: a broadcast address, for one.
+def check_host(setting: str, host: str) -> None:
+    """Raise ConfigurationError, which names `setting`, for an address that takes no connections: a broadcast address, for one.
 
     The kernel lets a server listen on a broadcast address, and refuses what would talk to it (socket(7), SO_BROADCAST).
     It lets one listen on :: without ::1, too, and then nobody here could ask whether the workers respond.
@@ -203,7 +203,7 @@ def check_host(host: str) -> None:
             trial.connect((host, 9))  # sends nothing
     except PermissionError as error:
         raise ConfigurationError(
-            f"HOST={host} is a broadcast address; use 127.0.0.1 for this machine alone, 0.0.0.0 or :: for all"
+            f"{setting}={host} is a broadcast address; use 127.0.0.1 for this machine alone, 0.0.0.0 or :: for all"
         ) from error
     except OSError:  # an address of another network, or a family that is switched off: seen below or when it is bound
         pass
@@ -216,5 +216,5 @@ def check_host(host: str) -> None:
     except OSError as error:
         remedy = "bring up lo" if family == socket.AF_INET else "use 0.0.0.0, or bring up lo"
         raise ConfigurationError(
-            f"HOST={host}: this machine cannot reach it at {address} ({error.strerror}); {remedy}"
+            f"{setting}={host}: this machine cannot reach it at {address} ({error.strerror}); {remedy}"
         ) from error

@@ -7,11 +7,11 @@ from typing import get_args
 
 from app.settings.errors import ConfigurationError, shown
 from app.settings.tables import ApplicationTable, Runs
+from app.settings.variables import text, truth
 
 BUNDLED = "app:app"
 VARIABLE = "APPLICATION"
 TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
-TRUTHS = {"1": True, "true": True, "0": False, "false": False}
 
 
 @dataclass(frozen=True)
@@ -60,38 +60,29 @@ def main_application(table: ApplicationTable | None, environment: Mapping[str, s
     One that APPLICATION names runs on the loop and is not preloaded, whatever the table says. APPLICATION_RUNS,
     APPLICATION_PRELOAD and APPLICATION_FACTORY override. Raises ConfigurationError.
     """
-    named = environment.get(VARIABLE)
+    named = text(environment, VARIABLE)
     if named is not None:
         _check_target(VARIABLE, named)
         chosen = ApplicationSettings(VARIABLE, named, factory=False, runs="loop", preload=False)
     else:
         chosen = of_table("application.import", table or ApplicationTable(import_=BUNDLED))
     runs: Runs = chosen.runs
-    if (text := environment.get(f"{VARIABLE}_RUNS")) is not None:
+    if (value := text(environment, f"{VARIABLE}_RUNS")) is not None:
         known = {str(each): each for each in get_args(Runs)}
-        if text not in known:
+        if value not in known:
             raise ConfigurationError(
-                f"{VARIABLE}_RUNS={shown(repr(text))} is neither inline nor loop; correct or unset it"
+                f"{VARIABLE}_RUNS={shown(repr(value))} is neither inline nor loop; correct or unset it"
             )
-        runs = known[text]
+        runs = known[value]
     return ApplicationSettings(
         setting=chosen.setting,
         target=chosen.target,
-        factory=_truth(environment, f"{VARIABLE}_FACTORY", otherwise=chosen.factory),
+        factory=truth(environment, f"{VARIABLE}_FACTORY", otherwise=chosen.factory),
         runs=runs,
-        preload=_truth(environment, f"{VARIABLE}_PRELOAD", otherwise=chosen.preload),
+        preload=truth(environment, f"{VARIABLE}_PRELOAD", otherwise=chosen.preload),
     )
 
 
-def _check_target(setting: str, text: str) -> None:
-    if not TARGET.fullmatch(text):
-        raise ConfigurationError(f"{setting}={shown(repr(text))} is not module:attribute; write it like main:app")
-
-
-def _truth(environment: Mapping[str, str], variable: str, *, otherwise: bool) -> bool:
-    text = environment.get(variable)
-    if text is None:
-        return otherwise
-    if text.lower() not in TRUTHS:
-        raise ConfigurationError(f"{variable}={shown(repr(text))} is neither true nor false; correct or unset it")
-    return TRUTHS[text.lower()]
+def _check_target(setting: str, target: str) -> None:
+    if not TARGET.fullmatch(target):
+        raise ConfigurationError(f"{setting}={shown(repr(target))} is not module:attribute; write it like main:app")

@@ -7,15 +7,16 @@ from pathlib import Path
 
 import msgspec
 
+from app.settings import tables, variables
 from app.settings.application import ApplicationSettings, main_application, of_table
 from app.settings.errors import ConfigurationError, shown
 from app.settings.files import NamedFile
-from app.settings.tables import MOST_WORKERS, ListenerTable, Protocol, Server, ServerFile, TlsTable
+from app.settings.tables import MOST_WORKERS, ListenerTable, Protocol, Server, TlsTable
 
 DEFAULT_PATH = Path(__file__).parents[2] / "server.toml"
-CONFIG_VARIABLE = "SERVER_CONFIG"
-LARGEST, LONGEST = 2**16, 1024
-"""Bytes of the largest server.toml and of its longest line: tomllib takes the square of a dotted key's parts."""
+CONFIG_VARIABLE, SELF_SIGNED_VARIABLE = "CONFIG", "SELF_SIGNED"
+LARGEST = 2**16
+"""Bytes of the largest server.toml."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,10 @@ class Listener:
 
     name: str
     port: int
-    port_variable: str
-    """The variable that overrides the port, or what an error calls the port."""
+    port_variable: str | None
+    """The variable that overrides the port."""
+    port_setting: str
+    """What has set the port, for errors: its variable, or server.toml."""
     protocol: Protocol
     application: ApplicationSettings
     tls: SelfSigned | PairFiles | None
@@ -65,6 +68,8 @@ class Configuration:
     path: Path
     server: Server
     listeners: tuple[Listener, ...]
+    host_setting: str
+    """What has set the host, for errors: HOST, or server.toml."""
 
 
 def reachable(host: str) -> str:
@@ -73,7 +78,7 @@ def reachable(host: str) -> str:
 
 
 def path_of(argument: str | None, environment: Mapping[str, str]) -> NamedFile:
-    """Return which `server.toml` is read: `--config`, else SERVER_CONFIG, else the project's own."""
+    """Return which `server.toml` is read: `--config`, else CONFIG, else the project's own."""
     if argument is not None:
         return NamedFile.of("--config", argument, "give the path of a server.toml")
     named = environment.get(CONFIG_VARIABLE)
@@ -85,35 +90,26 @@ def path_of(argument: str | None, environment: Mapping[str, str]) -> NamedFile:
 def read(file: NamedFile, environment: Mapping[str, str]) -> Configuration:
     """Read `server.toml` and the variables that override it.
 
-    HOST, WORKERS, TLS_CERT, TLS_KEY, APPLICATION (with _RUNS, _PRELOAD and _FACTORY) and the variable that each
-    listener names for its port.
-    Raises ConfigurationError, which names the file or the variable at fault.
+    HOST, WORKERS, TLS_CERT, TLS_KEY, SELF_SIGNED, APPLICATION (with _RUNS, _PRELOAD and _FACTORY) and the variable that
+    each listener names for its port. Raises ConfigurationError, which names the file or the variable at fault.
     """
     path = file.path
-    content = file.read(LARGEST, "name a readable server.toml")
-    if max(map(len, content.split(b"\n"))) > LONGEST:
-        raise ConfigurationError(f"{shown(path)} has a line of more than {LONGEST} bytes; shorten it")
-    try:
-        tables = msgspec.toml.decode(content, type=ServerFile)
-    except ValueError as error:  # of tomllib, of msgspec, or of an integer with thousands of digits
-        raise ConfigurationError(
-            f"{shown(path)}: {shown(error)}; see the project's server.toml for valid settings"
-        ) from error
-    except RecursionError as error:
-        raise ConfigurationError(f"{shown(path)} nests tables too deeply; see the project's server.toml") from error
-    application = main_application(tables.application, environment)
+    read = tables.decode(path, file.read(LARGEST, "name a readable server.toml"))
+    application = main_application(read.application, environment)
     listeners = tuple(
-        _listener(table, application, path.resolve().parent, environment)
-        for table in tables.listener
-        if table.enabled or (table.port_variable and table.port_variable in environment)
+        _listener(table, application, path, environment)
+        for table in read.listener
+        if table.enabled or variables.text(environment, table.port_variable)
     )
     _check_listeners(path, listeners)
+    host = variables.text(environment, "HOST")
+    host_setting = "HOST" if host else f"{shown(path)}: server.host"
     server = msgspec.structs.replace(
-        tables.server,
-        host=_host(environment.get("HOST", tables.server.host)),
-        workers=_integer(environment, "WORKERS", 1, MOST_WORKERS) or tables.server.workers,
+        read.server,
+        host=_host(host_setting, host or read.server.host),
+        workers=variables.integer(environment, "WORKERS", 1, MOST_WORKERS) or read.server.workers,
     )
-    return Configuration(path, server, listeners)
+    return Configuration(path, server, listeners, host_setting)
 
 
 def _check_listeners(path: Path, listeners: tuple[Listener, ...]) -> None:
@@ -125,43 +121,32 @@ def _check_listeners(path: Path, listeners: tuple[Listener, ...]) -> None:
                 raise ConfigurationError(f"{shown(path)}: two listeners are named {shown(listener.name)}; rename one")
             if listener.port == other.port:
                 raise ConfigurationError(
-                    f"{shown(listener.port_variable)}={listener.port}: listener {shown(listener.name)} would share it"
-                    f" with listener {shown(other.name)} ({shown(other.port_variable)}={other.port});"
+                    f"{listener.port_setting}={listener.port}: listener {shown(listener.name)} would share it"
+                    f" with listener {shown(other.name)} ({other.port_setting}={other.port});"
                     f" give each a port of its own"
                 )
 
 
-def _integer(environment: Mapping[str, str], variable: str, least: int, most: int) -> int | None:
-    text = environment.get(variable)
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and least <= int(text) <= most):
-        raise ConfigurationError(
-            f"{shown(variable)}={shown(repr(text))} is not an integer from {least} to {most}; correct or unset it"
-        )
-    return int(text)
-
-
-def _host(text: str) -> str:
+def _host(setting: str, text: str) -> str:
     remedy = "use 127.0.0.1 for this machine alone, 0.0.0.0 or :: for all"
     try:
         address = ipaddress.ip_address(text)
     except ValueError as error:
-        raise ConfigurationError(f"HOST={shown(repr(text))} is not an IP address; {remedy}") from error
+        raise ConfigurationError(f"{setting}={shown(repr(text))} is not an IP address; {remedy}") from error
     if isinstance(address, ipaddress.IPv6Address):
         if address.scope_id is not None:
-            raise ConfigurationError(f"HOST={shown(repr(text))} has a zone, which is not supported; {remedy}")
+            raise ConfigurationError(f"{setting}={shown(repr(text))} has a zone, which is not supported; {remedy}")
         address = address.ipv4_mapped or address
     if address.is_multicast:
-        raise ConfigurationError(f"HOST={text} is a multicast address, which TCP cannot use; {remedy}")
+        raise ConfigurationError(f"{setting}={text} is a multicast address, which TCP cannot use; {remedy}")
     return str(address)
 
 
 def _listener(
-    table: ListenerTable, application: ApplicationSettings, folder: Path, environment: Mapping[str, str]
+    table: ListenerTable, application: ApplicationSettings, path: Path, environment: Mapping[str, str]
 ) -> Listener:
     prefix = f"listener {shown(table.name)}:"
-    port = _integer(environment, table.port_variable, 1, 65535) if table.port_variable else None
+    port = variables.integer(environment, table.port_variable, 1, 65535)
     if table.protocol == "h2c" and table.tls:
         raise ConfigurationError(
             f'{prefix} protocol = "h2c" is HTTP/2 in cleartext; remove its tls table, or the protocol'
@@ -176,10 +161,11 @@ def _listener(
     return Listener(
         name=table.name,
         port=port or table.port,
-        port_variable=table.port_variable or f"{prefix} port",
+        port_variable=table.port_variable,
+        port_setting=shown(table.port_variable) if port else f"{shown(path)}: port",
         protocol=table.protocol,
         application=of_table(f"{prefix} application.import", own) if own else application,
-        tls=_tls(prefix, table.tls, folder, environment) if table.tls else None,
+        tls=_tls(prefix, table.tls, path.resolve().parent, environment) if table.tls else None,
         websockets=table.websockets,
         trusted_proxies=tuple(_network(prefix, each) for each in table.trusted_proxies),
     )
@@ -199,7 +185,7 @@ def _network(prefix: str, text: str) -> Network:
 
 
 def _tls(prefix: str, table: TlsTable, folder: Path, environment: Mapping[str, str]) -> SelfSigned | PairFiles:
-    """Decide which pair is served: files that are named or present, else one made for this run."""
+    """Decide which pair is served: files that are named or present, else one made for this run if that is asked for."""
 
     def file(variable: str, default: str) -> NamedFile:
         named = environment.get(variable)
@@ -218,6 +204,7 @@ def _tls(prefix: str, table: TlsTable, folder: Path, environment: Mapping[str, s
     )
     if pair.client_revocations and not pair.client_authority:
         raise ConfigurationError(f"{pair.client_revocations} needs client_authority; add it, or remove the revocations")
+    asked = variables.truth(environment, SELF_SIGNED_VARIABLE, otherwise=False)
     if "TLS_CERT" in environment or "TLS_KEY" in environment:
         return pair
     # A broken link, or a folder that may not be searched, is not "no pair": it is reported when it is read.
@@ -230,5 +217,11 @@ def _tls(prefix: str, table: TlsTable, folder: Path, environment: Mapping[str, s
     if missing and pair.client_authority:
         raise ConfigurationError(
             f"{pair.client_authority} is for a pair that clients know, and there is none; set TLS_CERT and TLS_KEY"
+        )
+    if missing and not asked:
+        raise ConfigurationError(
+            f"{prefix} there is no pair: {shown(missing[0])} and {shown(missing[1])} are missing; put a certificate and"
+            f" its key there (in a container, mount them), name others (TLS_CERT, TLS_KEY), or ask for a self-signed"
+            f" pair that lasts as long as the run (--self-signed, {SELF_SIGNED_VARIABLE}=1)"
         )
     return pair if present else SelfSigned()

@@ -1,9 +1,13 @@
 """The shape of `server.toml`: its tables, and the range of each value."""
 
 import os
-from typing import Annotated, Literal
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import msgspec
+
+from app.settings.errors import ConfigurationError, shown
 
 MOST_WORKERS = 512
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
@@ -75,3 +79,43 @@ class ServerFile(msgspec.Struct, forbid_unknown_fields=True):
     server: Server
     listener: Annotated[list[ListenerTable], msgspec.Meta(min_length=1)]
     application: ApplicationTable | None = None
+
+
+LONGEST = 1024
+"""Bytes of the longest line: tomllib takes the square of a dotted key's parts."""
+PLACE = re.compile(r"(.*) - at `\$\.?(.*)`", re.DOTALL)  # how msgspec says what is wrong, and where
+
+
+def decode(path: Path, content: bytes) -> ServerFile:
+    """Return the tables of a `server.toml`. Raises ConfigurationError: file, setting, value, way out."""
+    if max(map(len, content.split(b"\n"))) > LONGEST:
+        raise ConfigurationError(f"{shown(path)} has a line of more than {LONGEST} bytes; shorten it")
+    remedy = "see the project's server.toml for valid settings"
+    try:
+        tables = msgspec.toml.decode(content)
+    except ValueError as error:  # of tomllib, or of an integer with thousands of digits
+        raise ConfigurationError(f"{shown(path)}: {shown(error)}; {remedy}") from error
+    except RecursionError as error:
+        raise ConfigurationError(f"{shown(path)} nests tables too deeply; see the project's server.toml") from error
+    try:
+        return msgspec.convert(tables, ServerFile)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"{shown(path)}: {_located(tables, str(error))}; {remedy}") from error
+
+
+def _located(tables: Any, error: str) -> str:  # noqa: ANN401 - whatever the file has
+    """Return what msgspec says of `tables`, with the setting, and its value unless that is a table."""
+    found = PLACE.fullmatch(error)
+    if found is None:
+        return shown(error)
+    what, place = found.groups()
+    value = tables
+    for key, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", place):
+        if index and isinstance(value, list):
+            value = value[int(index)]
+        else:
+            value = value.get(key) if isinstance(value, dict) else None
+    setting = (
+        shown(place) if isinstance(value, dict | list) or value is None else f"{shown(place)} = {shown(repr(value))}"
+    )
+    return f"{setting}: {shown(what)}"

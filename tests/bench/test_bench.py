@@ -257,7 +257,7 @@ def test_a_variant_keeps_as_many_connections_as_the_service() -> None:
         return subprocess.Popen(
             ["prlimit", "--nofile=256:4096", sys.executable, "-m", "app", *arguments],
             cwd=ROOT,
-            env=clean_environment() | ports | {"WORKERS": "1"} | environment,
+            env=clean_environment() | ports | {"WORKERS": "1", "SELF_SIGNED": "1"} | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

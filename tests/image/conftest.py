@@ -47,7 +47,11 @@ def running(image: str, *variables: str) -> Iterator[Run]:
         ports = {"PORT": port, "TLS_PORT": tls_port, "H2C_PORT": h2c_port}
         chosen = [part for name in variables for part in ("-e", f"{name}={ports[name]}")]
         begin = time.monotonic()
-        identity = docker("run", "-d", "--network", "host", *chosen, *options, image).strip().splitlines()[-1]
+        identity = (
+            docker("run", "-d", "--network", "host", *chosen, "-e", "SELF_SIGNED=1", *options, image)
+            .strip()
+            .splitlines()[-1]
+        )
         containers.append(identity)
         return Container(identity, port, tls_port, h2c_port, begin)
 

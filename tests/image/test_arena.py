@@ -198,7 +198,7 @@ def test_every_profile_of_meta_json(
 
 def test_no_plaintext_profile_needs_a_mounted_pair(run_arena: Run) -> None:
     entry = Entry(run_arena(*ARENA).ready(), [], ROOT)
-    assert "a self-signed pair was made for this run" in entry.container.logs
+    assert "a self-signed one was made for this run, as asked" in entry.container.logs
     with entry.connect() as connection:
         exchange = arena.a_sum()
         connection.sendall(exchange.request)

@@ -23,8 +23,16 @@ pytestmark = pytest.mark.container
 def test_no_mounts_serve_the_bundled_dataset_and_a_self_signed_pair(run: Run) -> None:
     container = run(*HARDENED, "--tmpfs", "/tmp").ready()  # noqa: S108 - the container's
     assert container.get("/json/5?m=3").content == oracle.body(5, 3)
-    assert "a self-signed pair was made for this run" in container.logs
+    assert "a self-signed one was made for this run, as asked" in container.logs
     container.stop()
+
+
+def test_a_mount_that_came_out_empty_is_no_reason_for_another_pair(run: Run, tmp_path: Path) -> None:
+    container = run("-e", "SELF_SIGNED=", "-v", f"{tmp_path}:/certs:ro")
+    wait_until(lambda: container.inspect("{{.State.Running}}") == "false", "its end")
+    assert container.inspect("{{.State.ExitCode}}") == "2"
+    assert "there is no pair: /certs/server.crt and /certs/server.key are missing; put" in container.logs
+    assert container.logs.count("\n") == 1
 
 
 def test_no_place_for_a_self_signed_pair_is_reported(run: Run) -> None:

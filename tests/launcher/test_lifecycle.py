@@ -47,11 +47,11 @@ def refuse(*_: object) -> None:
 def made(pair: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Lifecycle]:
     """A listener whose first server process has been started, and is to be proved."""
     monkeypatch.setattr(lifecycle, "ServerProcess", Told)
-    server = config.read(config.path_of(None, {}), {}).server
+    server = config.read(config.path_of(None, {}), {"SELF_SIGNED": "1"}).server
     server = msgspec.structs.replace(server, workers=2, certificate_interval=0)
     files = PairFiles(NamedFile("TLS_CERT", ROOT / pair["TLS_CERT"]), NamedFile("TLS_KEY", ROOT / pair["TLS_KEY"]))
-    application = config.read(config.path_of(None, {}), {}).listeners[0].application
-    listener = Listener("test", free_port(), "TEST_PORT", "http/1.1", application, files)
+    application = config.read(config.path_of(None, {}), {"SELF_SIGNED": "1"}).listeners[0].application
+    listener = Listener("test", free_port(), "TEST_PORT", "TEST_PORT", "http/1.1", application, files)
     with closing(ReuseportGroup(server, listener)) as group:
         endpoint = Endpoint(listener, certificate.load(files), None, group, group.bind(2))
         one = Lifecycle(server, endpoint, [group], Work(lambda _: None, lambda _: None), lambda *_: None)

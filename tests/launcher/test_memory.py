@@ -15,7 +15,7 @@ from app.settings import config
 def test_workers_share_the_memory_of_their_control_group(tmp_path: Path, text: str, growth: int) -> None:
     limit = tmp_path / "memory.max"
     limit.write_text(text)
-    configuration = config.read(config.path_of(None, {}), {"WORKERS": "2"})
+    configuration = config.read(config.path_of(None, {}), {"WORKERS": "2", "SELF_SIGNED": "1"})
     configuration = replace(configuration, listeners=configuration.listeners[:2])
     allowed, line = growth_limit(configuration, (tmp_path / "absent", limit))
     assert allowed == growth

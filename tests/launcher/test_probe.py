@@ -21,7 +21,7 @@ from tests.support.ports import free_port
 from tests.support.processes import clean_environment
 from tests.support.service import Launch, Service
 
-LISTENER = config.read(config.path_of(None, {}), {}).listeners[-1]
+LISTENER = config.read(config.path_of(None, {}), {"SELF_SIGNED": "1"}).listeners[-1]
 HEAD = SERVER_TOML.partition("[[listener]]")[0]
 
 
@@ -33,7 +33,7 @@ def probed(*arguments: str, **variables: str) -> int:
         return probe.main()
 
 
-@pytest.mark.parametrize("way", ["--config", "SERVER_CONFIG"])
+@pytest.mark.parametrize("way", ["--config", "CONFIG"])
 def test_it_asks_the_listeners_of_the_configuration_that_is_named(
     service: Service, tmp_path: Path, way: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -42,7 +42,7 @@ def test_it_asks_the_listeners_of_the_configuration_that_is_named(
             tmp_path, f'{HEAD}[[listener]]\nname = "alone"\nport = {port}\nport_variable = "ALONE_PORT"\n'
         )
         path = argument.partition("=")[2]
-        assert (probed(argument) if way == "--config" else probed(SERVER_CONFIG=path)) == status
+        assert (probed(argument) if way == "--config" else probed(CONFIG=path)) == status
     assert capfd.readouterr().err == "listener alone does not respond\n"
 
 
@@ -50,8 +50,8 @@ def test_an_argument_counts_more_than_the_variable(service: Service, tmp_path: P
     argument = configured(
         tmp_path, f'{HEAD}[[listener]]\nname = "alone"\nport = {service.port}\nport_variable = "ALONE_PORT"\n'
     )
-    assert probed(argument, SERVER_CONFIG=str(tmp_path / "absent.toml")) == 0
-    assert probed(SERVER_CONFIG=str(tmp_path / "absent.toml")) == 2
+    assert probed(argument, CONFIG=str(tmp_path / "absent.toml")) == 0
+    assert probed(CONFIG=str(tmp_path / "absent.toml")) == 2
 
 
 class Worn(socket.socket):
@@ -76,7 +76,7 @@ def test_the_launcher_asks_from_another_loopback_address_if_need_be(
     service: Service, monkeypatch: pytest.MonkeyPatch, host: str
 ) -> None:
     monkeypatch.setattr(socket, "socket", Worn)
-    listener = config.read(config.path_of(None, {}), {"PORT": str(service.port)}).listeners[-1]
+    listener = config.read(config.path_of(None, {}), {"PORT": str(service.port), "SELF_SIGNED": "1"}).listeners[-1]
     addresses: list[str] = []
 
     def note(client: socket.socket) -> None:

@@ -24,7 +24,7 @@ MANY = 60  # connections: with 3 sockets, one gets none in a run of 2.4e10
 
 @pytest.fixture(scope="module")
 def settings() -> Server:
-    return config.read(NamedFile("test", ROOT / "server.toml"), {}).server
+    return config.read(NamedFile("test", ROOT / "server.toml"), {"SELF_SIGNED": "1"}).server
 
 
 @pytest.fixture(params=["127.0.0.1", "::1"])
@@ -33,7 +33,10 @@ def group(request: pytest.FixtureRequest, settings: Server) -> Iterator[Reusepor
     if ":" in request.param and not Path("/proc/net/if_inet6").read_text():
         pytest.skip("no IPv6 on this machine")
     with closing(
-        ReuseportGroup(server, Listener("test", free_port(), "TEST_PORT", "http/1.1", main_application(None, {}), None))
+        ReuseportGroup(
+            server,
+            Listener("test", free_port(), "TEST_PORT", "TEST_PORT", "http/1.1", main_application(None, {}), None),
+        )
     ) as made:
         yield made
 

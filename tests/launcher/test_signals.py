@@ -24,7 +24,7 @@ def test_an_ignored_sigchld_hinders_no_import_of_an_application() -> None:
         ["env", "--ignore-signal=CHLD", sys.executable, "-m", "app", "--check"],
         cwd=ROOT,
         env=clean_environment()
-        | {"APPLICATION": "examples.hello:app"}
+        | {"APPLICATION": "examples.hello:app", "SELF_SIGNED": "1"}
         | dict(zip(("PORT", "TLS_PORT"), map(str, free_ports(2)), strict=True)),
         capture_output=True,
         text=True,

@@ -121,7 +121,7 @@ def test_no_disk_for_the_self_signed_pair_is_exit_2_with_one_line(tmp_path: Path
         ["unshare", "--mount", "sh", "-c", script, "sh", sys.executable, "-m", "app", configured(tmp_path)],
         cwd=ROOT,
         env=clean_environment()
-        | {"TMPDIR": str(temporary)}
+        | {"TMPDIR": str(temporary), "SELF_SIGNED": "1"}
         | dict(zip(("PORT", "TLS_PORT"), map(str, free_ports(2)), strict=True)),
         capture_output=True,
         text=True,

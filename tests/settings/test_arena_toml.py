@@ -18,7 +18,7 @@ def test_it_differs_from_server_toml_in_what_it_serves_alone() -> None:
 
 
 def test_without_any_variable_it_serves_the_arenas_ports() -> None:
-    configuration = config.read(NamedFile("test", ROOT / "arena.toml"), {})
+    configuration = config.read(NamedFile("test", ROOT / "arena.toml"), {"SELF_SIGNED": "1"})
     assert {each.name: each.port for each in configuration.listeners} == {
         "json-tls": 8081,
         "json-h2c": 8082,

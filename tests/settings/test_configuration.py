@@ -1,6 +1,7 @@
 """server.toml and the environment, through `python -m app --check`."""
 
 import os
+import re
 import socket
 import tomllib
 from pathlib import Path
@@ -52,14 +53,38 @@ def test_workers_are_counted_by_affinity() -> None:
 
 
 @pytest.mark.parametrize("variable", [*PORT_VARIABLES, "WORKERS"])
-@pytest.mark.parametrize("value", ["", "x", "0", "-1", "1.5", "65536", "99999999999999999999", "\uff18\uff10", " 80"])
+@pytest.mark.parametrize("value", ["x", "0", "-1", "1.5", "65536", "99999999999999999999", "\uff18\uff10", " 80"])
 def test_an_invalid_number_is_reported_with_its_variable(variable: str, value: str) -> None:
     assert f"{variable}={value!r} is not an integer from 1 to" in rejected(**{variable: value})
 
 
-@pytest.mark.parametrize("value", ["", "localhost", "example.org", "127.0.0.1:80", "256.0.0.1"])
+@pytest.mark.parametrize("value", ["localhost", "example.org", "127.0.0.1:80", "256.0.0.1"])
 def test_a_host_that_is_no_address_is_reported(value: str) -> None:
     assert f"HOST={value!r} is not an IP address" in rejected(HOST=value)
+
+
+def test_a_host_and_a_port_of_server_toml_are_blamed_on_it(tmp_path: Path) -> None:
+    path = tmp_path / "server.toml"
+    text = SERVER_TOML.replace('host = "127.0.0.1"', 'host = "localhost"')
+    assert f"{path}: server.host='localhost' is not an IP address; use" in rejected(configured(tmp_path, text))
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)):
+        text = SERVER_TOML.replace("port = 8080", f"port = {port}")
+        result = check(configured(tmp_path, text), PORT="")
+    assert f"listener json: {path}: port={port} cannot be bound on 127.0.0.1 (Address already in use)" in result.stderr
+
+
+EMPTY = ("HOST", "WORKERS", "PORT", "H2C_PORT", "APPLICATION", "APPLICATION_RUNS", "APPLICATION_FACTORY", "SELF_SIGNED")
+
+
+def test_an_empty_variable_counts_as_not_set(tmp_path: Path, pair: dict[str, str]) -> None:
+    text = SERVER_TOML.replace("port = 8080", f"port = {free_port()}")
+    empty = check(configured(tmp_path, text), **pair, **dict.fromkeys(EMPTY, ""))
+    ports = {"PORT": re.findall(r"http://127\.0\.0\.1:(\d+)", empty.stdout)[0]}
+    assert empty.returncode == 0, empty
+    assert "json-h2c" not in empty.stdout
+    assert f" {len(os.sched_getaffinity(0))} worker" in empty.stdout
+    assert f"port = {ports['PORT']}" in text
 
 
 def test_a_host_of_another_machine_is_reported() -> None:
@@ -87,19 +112,19 @@ def test_a_taken_port_is_reported(variable: str, option: int) -> None:
 @pytest.mark.parametrize(
     ("before", "after", "named"),
     [
-        ("backlog = 16384", "backlogg = 16384", "`backlogg`"),
-        ("backlog = 16384", 'backlog = "many"', "$.server.backlog"),
-        ("backlog = 16384", "backlog = 0", "$.server.backlog"),
+        ("backlog = 16384", "backlogg = 16384", ": server: Object contains unknown field `backlogg`; "),
+        ("backlog = 16384", 'backlog = "many"', ": server.backlog = 'many': Expected `int`, got `str`; "),
+        ("backlog = 16384", "backlog = 0", ": server.backlog = 0: Expected `int` >= 1; "),
         ("backlog = 16384", "", "`backlog`"),
-        ("port = 8080", "port = 80800", "port"),
+        ("port = 8080", "port = 80800", ": listener[2].port = 80800: Expected `int` <= 65535; "),
         ("port = 8080", "port = true", "port"),
         ('name = "json"', 'nom = "json"', "`nom`"),
         ('name = "json"', 'name = "json-tls"', "two listeners are named json-tls"),
         ('key = "certs/server.key"', "", "`key`"),
         ("[server]", "[sever]", "sever"),
         ("[server]", "[server", "server.toml"),
-        ("header_read_timeout = 30", "header_read_timeout = 61", "$.server.header_read_timeout"),
-        ("unread_timeout = 30", "unread_timeout = 0", "$.server.unread_timeout"),
+        ("header_read_timeout = 30", "header_read_timeout = 61", "server.header_read_timeout = 61"),
+        ("unread_timeout = 30", "unread_timeout = 0", "server.unread_timeout = 0"),
     ],
 )
 def test_a_mistake_in_server_toml_is_reported(tmp_path: Path, before: str, after: str, named: str) -> None:

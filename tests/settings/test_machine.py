@@ -17,7 +17,7 @@ def run_check(*wrapper: str, **environment: str) -> subprocess.CompletedProcess[
         cwd=ROOT,
         env=clean_environment()
         | dict(zip(("PORT", "TLS_PORT"), map(str, free_ports(2)), strict=True))
-        | {"PYTHONDONTWRITEBYTECODE": "1"}
+        | {"PYTHONDONTWRITEBYTECODE": "1", "SELF_SIGNED": "1"}
         | environment,
         capture_output=True,
         text=True,

@@ -24,7 +24,28 @@ def default_pair(folder: Path, pair_folder: Path, *names: str) -> str:
     return configured(folder)
 
 
-def test_neither_set_and_no_default_is_a_self_signed_pair(launch: Launch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("asked", ["", "0", "false"])
+def test_neither_set_and_no_default_is_rejected(tmp_path: Path, asked: str) -> None:
+    """A mount that came out empty must not serve a certificate that nobody trusts."""
+    line = rejected(configured(tmp_path), SELF_SIGNED=asked)
+    folder = tmp_path / "certs"
+    assert f"listener json-tls: there is no pair: {folder}/server.crt and {folder}/server.key are missing; put" in line
+    assert "or ask for a self-signed pair that lasts as long as the run (--self-signed, SELF_SIGNED=1)" in line
+
+
+def test_a_self_signed_pair_is_asked_for_by_an_option_too(tmp_path: Path) -> None:
+    result = check(configured(tmp_path), "--self-signed", SELF_SIGNED="")
+    assert result.returncode == 0
+    assert "(self-signed for this run)" in result.stdout
+
+
+def test_a_pair_that_is_there_is_served_even_if_one_may_be_made(tmp_path: Path, pair_folder: Path) -> None:
+    result = check(default_pair(tmp_path, pair_folder, "server.crt", "server.key"), SELF_SIGNED="1")
+    assert result.returncode == 0
+    assert str(tmp_path / "certs" / "server.crt") in result.stdout
+
+
+def test_neither_set_and_no_default_is_a_self_signed_pair_if_asked_for(launch: Launch, tmp_path: Path) -> None:
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     service = launch(configured(tmp_path), TMPDIR=str(temporary)).ready()

@@ -60,7 +60,7 @@ def check(*arguments: str, **environment: str) -> Checked:
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     port, tls_port = free_ports(2)
-    variables = clean_environment() | {"PORT": str(port), "TLS_PORT": str(tls_port)} | environment
+    variables = clean_environment() | {"PORT": str(port), "TLS_PORT": str(tls_port), "SELF_SIGNED": "1"} | environment
     try:
         from app.__main__ import main  # noqa: PLC0415 - blocks signals when it is imported
 

@@ -40,8 +40,9 @@ class Service:
 
     def __init__(self, folder: Path, *arguments: str, wrapper: Sequence[str] = (), **environment: str) -> None:
         self.folder = folder
-        variables = clean_environment() | {"WORKERS": "2", **environment}
-        named = {each.port_variable for each in listeners_of(arguments, variables)} - variables.keys()
+        variables = clean_environment() | {"WORKERS": "2", "SELF_SIGNED": "1", **environment}
+        listeners = listeners_of(arguments, variables)
+        named = {each.port_variable for each in listeners if each.port_variable} - variables.keys()
         chosen = dict(zip(sorted(named), map(str, free_ports(len(named))), strict=True))
         self.environment = variables | chosen
         self.listeners = listeners_of(arguments, self.environment)
