@@ -42,7 +42,7 @@ def main() -> int:
         with ExitStack() as stack:
             try:
                 configuration = config.read(config.path_of(arguments.config, environment), environment)
-                configuration, endpoints = run.preflight(configuration, stack)
+                configuration, endpoints = run.preflight(configuration, stack, is_check=arguments.check)
             except MemoryError as error:  # a limit (ulimit -v), or a machine that is full
                 raise ConfigurationError(
                     "not enough memory for the dataset and the pairs; raise the limit, or shorten them"

@@ -1,5 +1,6 @@
 """From a configuration to a running service: what is checked before anything listens, and what then runs."""
 
+import errno
 import os
 import shutil
 import socket
@@ -21,11 +22,14 @@ from app.settings.errors import ConfigurationError, shown
 from app.settings.tables import Server
 
 
-def preflight(configuration: Configuration, stack: ExitStack) -> tuple[Configuration, Sequence[Endpoint]]:
+def preflight(
+    configuration: Configuration, stack: ExitStack, *, is_check: bool
+) -> tuple[Configuration, Sequence[Endpoint]]:
     """Find out whether all can be served: applications, pairs, limits, ports. Return the configuration within these limits.
 
-    Nothing listens yet; what has to be given up afterwards is put on `stack`. Raises ConfigurationError, or
-    loading.Stopped if a signal asks to stop meanwhile.
+    Nothing listens yet; what has to be given up afterwards is put on `stack`. A port that is taken is only noted if this
+    `is_check`: the instance that runs has it. Raises ConfigurationError, or loading.Stopped if a signal asks to stop
+    meanwhile.
     """
     server = configuration.server
     _check_proc()
@@ -43,7 +47,8 @@ def preflight(configuration: Configuration, stack: ExitStack) -> tuple[Configura
         group = sockets.ReuseportGroup(server, listener)
         stack.callback(group.close)
         application = applications[listener.application]
-        endpoints.append(Endpoint(listener, pair, application, group, group.bind(server.workers)))
+        bound = _bind_or_note(group, server.workers) if is_check else group.bind(server.workers)
+        endpoints.append(Endpoint(listener, pair, application, group, bound))
         _try(endpoints[-1], server)
     return replace(configuration, server=server), endpoints
 
@@ -104,6 +109,17 @@ def _pair(listener: Listener, host: str, stack: ExitStack) -> certificate.Pair |
             f" to {pair.leaf.not_valid_after_utc:%Y-%m-%d}, not today; clients that verify will reject it"
         )
     return pair
+
+
+def _bind_or_note(group: sockets.ReuseportGroup, number: int) -> Sequence[socket.socket]:
+    """Bind as ReuseportGroup.bind does; if the port is taken say so, and return nothing."""
+    try:
+        return group.bind(number)
+    except ConfigurationError as error:
+        if not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.EADDRINUSE:
+            raise
+        console.warn(f"note: {error}; all is well if an instance of this service holds it")
+        return ()
 
 
 def _try(endpoint: Endpoint, server: Server) -> None:

@@ -122,6 +122,7 @@ def serving(folder: Path, workers: int, output: str, failures: list[str]) -> Ite
             stdin=subprocess.DEVNULL,
             stdout=where,
             stderr=where,
+            start_new_session=True,  # without a terminal, which would make SIGHUP a stop
         )
         service = Service(process, port, tls_port, folder, authority, workers, group)
         try:

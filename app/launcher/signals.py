@@ -7,6 +7,7 @@ import select
 import signal
 
 STOP = {signal.SIGTERM, signal.SIGINT}
+"""What asks to stop; SIGHUP is added by `block` if it says that a terminal is gone."""
 TAKEN = STOP | {signal.SIGCHLD, signal.SIGHUP}
 IGNORED = {signal.SIGPIPE, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTOU, signal.SIGTTIN}
 """SIGUSR1 and SIGUSR2 are for its server processes; a terminal may stop who writes in the background by SIGTTOU."""
@@ -19,6 +20,22 @@ def block() -> None:
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_BLOCK, TAKEN)
+    if _ends_with_its_terminal():
+        STOP.add(signal.SIGHUP)
+
+
+def _ends_with_its_terminal() -> bool:
+    """Return whether this process was started from a terminal, and is to end when that is closed: not with nohup.
+
+    A container with a terminal of its own (`docker run --tty`) gets SIGHUP from whoever wants a reload alone.
+    """
+    if os.getpid() == 1 or signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        return False
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK))
+    except OSError:  # there is none
+        return False
+    return True
 
 
 def take_over() -> None:

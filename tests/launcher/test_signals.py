@@ -5,17 +5,21 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
+import pytest
 import trustme
 
 from bench import oracle
 from tests.support.certificates import issue
 from tests.support.configuration import configured, with_certificate_interval
 from tests.support.ports import free_ports
-from tests.support.processes import ROOT, clean_environment, freeze
+from tests.support.processes import ROOT, clean_environment, freeze, has_signal, wait_until
 from tests.support.service import Launch
+from tests.support.wrappers import with_outputs
 
 
 def test_an_ignored_sigchld_hinders_no_import_of_an_application() -> None:
@@ -47,3 +51,31 @@ def test_a_launcher_that_is_stopped_beyond_its_next_look_goes_on(
         assert service.process.poll() is None, service.report()
     service.stop()
     assert service.errors.read_text() == ""
+
+
+@pytest.fixture
+def terminal() -> Iterator[tuple[int, str]]:
+    """A terminal, which ends when its first half is closed, and the path of its other half."""
+    master, slave = os.openpty()
+    path = os.ttyname(slave)
+    os.close(slave)
+    yield master, path
+    with suppress(OSError):  # the test has closed it
+        os.close(master)
+
+
+def test_it_ends_with_the_terminal_that_it_was_started_from(launch: Launch, terminal: tuple[int, str]) -> None:
+    """A session's leader gets the first terminal that it opens."""
+    service = launch(wrapper=with_outputs(f"< {terminal[1]}")).ready()
+    os.close(terminal[0])
+    assert service.wait() == 0
+    service.gone()
+
+
+def test_with_nohup_it_outlives_its_terminal(launch: Launch, terminal: tuple[int, str]) -> None:
+    service = launch(wrapper=("env", "--ignore-signal=HUP", *with_outputs(f"< {terminal[1]}"))).ready()
+    os.close(terminal[0])
+    wait_until(lambda: not has_signal(service.process.pid, signal.SIGHUP, "SigPnd", "ShdPnd"), "the signal's end")
+    assert httpx.get(f"{service.url}/json/1", trust_env=False).status_code == 200
+    service.stop()
+    assert "a second signal asked to stop" not in service.errors.read_text()

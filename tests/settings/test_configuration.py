@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.configuration import SERVER_TOML, check, configured, rejected
 from tests.support.ports import free_port, free_ports
+from tests.support.service import Service
 
 LISTENERS = tomllib.loads(SERVER_TOML)["listener"]
 PORT_VARIABLES = [each["port_variable"] for each in LISTENERS]
@@ -63,6 +64,13 @@ def test_a_host_that_is_no_address_is_reported(value: str) -> None:
     assert f"HOST={value!r} is not an IP address" in rejected(HOST=value)
 
 
+def test_a_check_is_made_beside_a_running_instance(service: Service, pair: dict[str, str]) -> None:
+    result = check(PORT=str(service.port), TLS_PORT=str(service.tls_port), **pair)
+    assert result.returncode == 0
+    assert result.stderr.count("note: listener ") == result.stderr.count("\n") == 2
+    assert f"https://127.0.0.1:{service.tls_port} " in result.stdout
+
+
 def test_a_host_and_a_port_of_server_toml_are_blamed_on_it(tmp_path: Path) -> None:
     path = tmp_path / "server.toml"
     text = SERVER_TOML.replace('host = "127.0.0.1"', 'host = "localhost"')
@@ -98,15 +106,17 @@ def test_two_listeners_need_two_ports() -> None:
 
 @pytest.mark.parametrize("variable", PORT_VARIABLES)
 @pytest.mark.parametrize("option", [socket.SO_REUSEADDR, socket.SO_REUSEPORT])
-def test_a_taken_port_is_reported(variable: str, option: int) -> None:
+def test_a_taken_port_is_noted_by_a_check(variable: str, option: int) -> None:
+    """The instance that runs has it; what else cannot be bound is an error."""
     with socket.socket() as holder:
         holder.setsockopt(socket.SOL_SOCKET, option, 1)
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         port = str(holder.getsockname()[1])
-        assert f"{variable}={port} cannot be bound on 127.0.0.1 (Address already in use)" in rejected(
-            **{variable: port}
-        )
+        result = check(**{variable: port})
+    assert result.returncode == 0
+    assert f"{variable}={port} cannot be bound on 127.0.0.1 (Address already in use)" in result.stderr
+    assert f"://127.0.0.1:{port} " in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,7 @@ class Service:
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
+                start_new_session=True,  # without a terminal, which would make SIGHUP a stop
             )
         self.descendants: set[int] = set()
 
