@@ -1,5 +1,7 @@
 # What teams deploy: `docker build --target service`. Without a target it is the arena's entry, at the end.
-FROM python:3.13-slim AS service
+# BASE may be any image with Python 3.11 or later, pip and env(1); a digest pins it: --build-arg BASE=python@sha256:...
+ARG BASE=python:3.13-slim
+FROM ${BASE} AS service
 
 LABEL org.opencontainers.image.title="granian-json" \
       org.opencontainers.image.description="GET /json/{count} from raw ASGI, msgspec and Granian" \
@@ -20,7 +22,15 @@ USER 65532:65532
 EXPOSE 8080 8081
 HEALTHCHECK --interval=5s --timeout=5s --start-period=30s CMD ["python", "-m", "app.launcher.probe"]
 # Signals wait until the launcher takes them: a stop in the first 40 ms, before Python's first line, is a stop, too.
-CMD ["env", "--block-signal=TERM,INT,HUP", "python", "-m", "app"]
+ENTRYPOINT ["env", "--block-signal=TERM,INT,HUP", "python", "-m", "app"]
+
+# Last, as they change with each build; nothing is built anew for them.
+ARG VERSION=unknown
+ARG REVISION=unknown
+ARG SOURCE=unknown
+LABEL org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.source="${SOURCE}"
 
 # The arena's entry (docs/arena.md): the same, with its endpoints, and HTTP/2 in cleartext.
 FROM service AS arena

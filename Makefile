@@ -8,6 +8,8 @@ INTERPRETER := $(shell $(PYTHON) -c 'import sys, zlib; print(zlib.crc32((sys.ver
 RUNTIME := $(VENV)/runtime-$(INTERPRETER)
 DEVELOPMENT := $(VENV)/development-$(INTERPRETER)
 
+UPGRADE = $(if $(PACKAGE),--upgrade-package $(PACKAGE),--upgrade)
+
 .DEFAULT_GOAL := help
 .PHONY: help serve test test-fast test-container format check soak campaign bench bench-app bench-full lock clean
 .DELETE_ON_ERROR:
@@ -64,10 +66,10 @@ bench: $(DEVELOPMENT)  ## this service beside others, about six minutes; needs w
 bench-full: $(DEVELOPMENT)  ## the same at all numbers of connections, with both kinds of keys
 	@$(BIN)/python -m bench --full
 
-lock: $(DEVELOPMENT)  ## renew the pins from pyproject.toml
-	$(BIN)/uv pip compile --upgrade --universal --generate-hashes --quiet --custom-compile-command 'make lock' \
+lock: $(DEVELOPMENT)  ## renew the pins from pyproject.toml, all of them or PACKAGE=... alone
+	$(BIN)/uv pip compile $(UPGRADE) --universal --generate-hashes --quiet --custom-compile-command 'make lock' \
 	    --python-version 3.11 pyproject.toml -o requirements.txt
-	$(BIN)/uv pip compile --upgrade --universal --generate-hashes --quiet --custom-compile-command 'make lock' \
+	$(BIN)/uv pip compile $(UPGRADE) --universal --generate-hashes --quiet --custom-compile-command 'make lock' \
 	    --python-version 3.11 --constraint requirements.txt --group dev -o requirements-dev.txt
 
 clean:  ## remove what the targets made

@@ -13,7 +13,7 @@ try:
     import argparse
     from contextlib import ExitStack
 
-    from app import run
+    from app import reload, run
     from app.launcher import console, loading, supervisor
     from app.service import application, catalogue
     from app.settings import config
@@ -53,7 +53,14 @@ def main() -> int:
                 if any(each.application.is_bundled for each in configuration.listeners):
                     console.say(f"dataset: {len(catalogue.load(os.environ))} items")
                 return supervisor.STOPPED
-            return run.serve(configuration, endpoints, _example)
+            return run.serve(
+                configuration,
+                endpoints,
+                _example,
+                lambda served, is_tried: reload.reload(
+                    lambda: config.read(config.path_of(arguments.config, environment), environment), served, is_tried
+                ),
+            )
     except loading.Stopped:
         return supervisor.STOPPED
     except ConfigurationError as error:

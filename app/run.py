@@ -15,6 +15,7 @@ import msgspec
 from app.launcher import console, descriptors, granian_server, loading, memory, sockets, supervisor
 from app.launcher.draining import Application
 from app.launcher.server_process import Endpoint, Work
+from app.service import catalogue
 from app.settings import certificate, config
 from app.settings.application import ApplicationSettings
 from app.settings.config import Configuration, Listener, PairFiles
@@ -33,14 +34,12 @@ def preflight(
     """
     server = configuration.server
     _check_proc()
+    data = {each.application: data_of(each.application) for each in configuration.listeners}  # before it is read
     applications = _applications(configuration)
     pairs = [_pair(each, server.host, stack) for each in configuration.listeners]
-    connections, about_files = descriptors.connection_limit(configuration)
-    growth, about_memory = memory.growth_limit(configuration)
-    for line in (about_files, about_memory):
-        if line:
-            console.warn(line)
-    server = msgspec.structs.replace(server, backpressure=connections, worker_growth=growth)
+    server, lines = limited(configuration)
+    for line in lines:
+        console.warn(line)
     sockets.check_host(configuration.host_setting, server.host)
     endpoints = []
     for listener, pair in zip(configuration.listeners, pairs, strict=True):
@@ -48,15 +47,36 @@ def preflight(
         stack.callback(group.close)
         application = applications[listener.application]
         bound = _bind_or_note(group, server.workers) if is_check else group.bind(server.workers)
-        endpoints.append(Endpoint(listener, pair, application, group, bound))
-        _try(endpoints[-1], server)
+        endpoints.append(Endpoint(server, listener, pair, application, group, bound, data[listener.application]))
+        try_pair(endpoints[-1])
     return replace(configuration, server=server), endpoints
 
 
-def serve(configuration: Configuration, endpoints: Sequence[Endpoint], example: Callable[[Listener], str]) -> int:
+def limited(configuration: Configuration) -> tuple[Server, list[str]]:
+    """Return the server table within this machine's limits, and lines about what they cut. Raises ConfigurationError."""
+    connections, about_files = descriptors.connection_limit(configuration)
+    growth, about_memory = memory.growth_limit(configuration)
+    server = msgspec.structs.replace(configuration.server, backpressure=connections, worker_growth=growth)
+    return server, [each for each in (about_files, about_memory) if each]
+
+
+def data_of(application: ApplicationSettings) -> bytes | None:
+    """Return a digest of the dataset that an application of this project serves; None for another application.
+
+    Raises ConfigurationError if it cannot be read.
+    """
+    return catalogue.digest(os.environ) if application.is_ours else None
+
+
+def serve(
+    configuration: Configuration,
+    endpoints: Sequence[Endpoint],
+    example: Callable[[Listener], str],
+    reload: supervisor.Reload,
+) -> int:
     """Serve every endpoint until asked to stop; return the exit status.
 
-    `example` returns a target of a listener to show the user.
+    `example` returns a target of a listener to show the user, `reload` what is to be served after SIGHUP.
     """
     for each in endpoints:
         if isinstance(each.listener.tls, config.SelfSigned) and each.pair is not None:
@@ -64,12 +84,11 @@ def serve(configuration: Configuration, endpoints: Sequence[Endpoint], example: 
                 f"listener {each.listener.name}: there is no pair, so a self-signed one was made for this run, as asked;"
                 f" its authority's certificate is {each.pair.authority}"
             )
-    settings = configuration.server
     work = Work(
-        serve=lambda each: granian_server.serve(each, settings),
-        rejected=lambda each: granian_server.rejected(each, settings),
+        serve=lambda each: granian_server.serve(each, each.server),
+        rejected=lambda each: granian_server.rejected(each, each.server),
     )
-    return supervisor.run(configuration, endpoints, work, example)
+    return supervisor.run(configuration, endpoints, work, example, reload)
 
 
 def _check_proc() -> None:
@@ -122,10 +141,10 @@ def _bind_or_note(group: sockets.ReuseportGroup, number: int) -> Sequence[socket
         return ()
 
 
-def _try(endpoint: Endpoint, server: Server) -> None:
+def try_pair(endpoint: Endpoint) -> None:
     """Ask rustls for its opinion of a pair. Raises ConfigurationError if it rejects it, or cannot be asked."""
     try:
-        reason = granian_server.rejected(endpoint, server)
+        reason = granian_server.rejected(endpoint, endpoint.server)
     except OSError as error:
         raise ConfigurationError(
             f"listener {shown(endpoint.listener.name)}: its pair cannot be tried ({error.strerror}); raise the limit on"

@@ -1,6 +1,7 @@
 """Open files and threads: how many a process may have, how many it needs, and a worker that has none left."""
 
 import errno
+import functools
 import os
 import resource
 import threading
@@ -51,6 +52,7 @@ def connection_limit(configuration: Configuration) -> tuple[int, str | None]:
     )
 
 
+@functools.cache
 def inherited() -> int:
     """Return how many files this process was started with, beyond the standard streams; workers inherit them."""
     try:

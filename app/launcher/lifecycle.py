@@ -9,9 +9,9 @@
 | DRAINING | accepts no more, finishes requests | `drain_deadline`, `stop_deadline` | killed | its sockets are closed |
 | ENDED | | | | |
 
-A pair that is replaced on disk starts a replacement in PROVING beside the one that is SERVING. When every worker of it
-has responded it is SERVING, and its predecessor is SETTLING. A pair that comes while a predecessor is not ENDED waits:
-a listener has two server processes at most. A stop puts all into CLOSING, but those in PROVING, which have no clients,
+A pair that is replaced on disk, or a reload of what a listener serves, starts a replacement in PROVING beside the one
+that is SERVING. When every worker of it has responded it is SERVING, and its predecessor is SETTLING. What comes while a
+predecessor is not ENDED waits: a listener has two server processes at most. A stop puts all into CLOSING, but those in PROVING, which have no clients,
 and are killed; a second one kills all.
 """
 
@@ -21,11 +21,9 @@ from contextlib import suppress
 from dataclasses import replace
 
 from app.launcher.console import warn
-from app.launcher.pair_watch import PairWatch
+from app.launcher.renewal import Renewal
 from app.launcher.server_process import Endpoint, ListenerError, ServerProcess, State, Work
 from app.launcher.sockets import ReuseportGroup
-from app.settings.certificate import Pair
-from app.settings.config import PairFiles
 from app.settings.tables import Server
 
 HANDSHAKES = 10.5  # seconds until the last handshake that a predecessor has begun is over: Granian gives it 10
@@ -38,14 +36,12 @@ class Lifecycle:
 
     def __init__(
         self,
-        settings: Server,
         endpoint: Endpoint,
         groups: Sequence[ReuseportGroup],
         work: Work,
-        on_serving: Callable[[Endpoint, bool], None],
+        on_serving: Callable[[Endpoint, str], None],
     ) -> None:
-        """Start nothing yet; `on_serving` gets what is served from then on, and whether it replaces something."""
-        self.settings = settings
+        """Start nothing yet; `on_serving` gets what is served from then on, and what it is if it replaces something."""
         self.endpoint = endpoint
         self.group = endpoint.group
         self.groups = groups
@@ -54,9 +50,13 @@ class Lifecycle:
         self.current: ServerProcess | None = None
         self.replacement: ServerProcess | None = None
         self.predecessor: ServerProcess | None = None
-        self.watch: PairWatch | None = None
-        self.pair_waits = False
+        self.renewal = Renewal(work.rejected)
         self.stop_end: float | None = None
+
+    @property
+    def settings(self) -> Server:
+        """The numbers of what is served."""
+        return self.endpoint.server
 
     @property
     def lives(self) -> list[ServerProcess]:
@@ -92,12 +92,12 @@ class Lifecycle:
     def next_event(self) -> float | None:
         """Return when `advance` has something to do, if no signal comes before (time.monotonic); None for never."""
         times = [each.deadline for each in self.lives]
-        if self.watch is not None and self.stop_end is None:
-            times.append(self.watch.next_look)
+        if self.stop_end is None:
+            times.append(self.renewal.next_event())
         return min((each for each in times if each is not None), default=None)
 
     def advance(self, now: float) -> None:
-        """Do what is due: take note of ends, responses and deadlines, and look at the pair.
+        """Do what is due: take note of ends, responses and deadlines, and look at what is to be served instead.
 
         Raises ListenerError if the listener has no server process left.
         """
@@ -113,8 +113,8 @@ class Lifecycle:
                     self._fail(life, life.late(self.settings.start_deadline))
             elif life.deadline is not None and now >= life.deadline:
                 self._after_deadline(life, now)
-        if self.watch is not None and self.stop_end is None:
-            self._look(self.watch, now)
+        if self.is_serving and self.stop_end is None:
+            self._renew(now)
 
     def _after_proof(self, life: ServerProcess, now: float) -> None:
         life.end_of_proof()
@@ -128,16 +128,13 @@ class Lifecycle:
             self.predecessor, self.current, self.replacement = self.current, life, None
             if self.predecessor is not None:
                 self.predecessor.enter(State.SETTLING, now + HANDSHAKES)
-        self._watch(life.endpoint)
-        self.on_serving(life.endpoint, self.predecessor is not None)
+        self._serves(life.endpoint)
+        how = "reloaded" if self.renewal.is_reload else "renewed"
+        self.on_serving(life.endpoint, how if self.predecessor is not None else "")
 
-    def _watch(self, endpoint: Endpoint) -> None:
-        files, pair = endpoint.listener.tls, endpoint.pair
-        if isinstance(files, PairFiles) and pair is not None and self.group.has_filters:
-            if self.watch is None:
-                interval, ask = self.settings.certificate_interval, self.work.rejected
-                self.watch = PairWatch(files, pair, interval, warn, lambda new: ask(replace(endpoint, pair=new)))
-            self.watch.served(pair)
+    def _serves(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.renewal.served(endpoint)
 
     def _after_end(self, life: ServerProcess, end: str) -> None:
         if life.state is State.PROVING:
@@ -158,18 +155,17 @@ class Lifecycle:
         predecessor.enter(State.SERVING)
         self.release(life)
         self.current, self.predecessor = predecessor, None
-        self._watch(predecessor.endpoint)
-        if self.watch is not None and life.endpoint.pair is not None:
-            self.watch.failed(life.endpoint.pair, time.monotonic())
-        warn(f"{end} after it had replaced another, which serves on with the pair from before")
+        self._serves(predecessor.endpoint)
+        self.renewal.failed(life.endpoint, time.monotonic())
+        what = "settings" if self.renewal.is_reload else "pair"
+        warn(f"{end} after it had replaced another, which serves on with the {what} from before")
 
     def _fail(self, life: ServerProcess, reason: str) -> None:
         if life is self.current:
             raise ListenerError(reason)
         self.release(life)
-        if self.watch is not None and life.endpoint.pair is not None:
-            self.watch.failed(life.endpoint.pair, time.monotonic())
-            self.watch.report(reason)
+        self.renewal.failed(life.endpoint, time.monotonic())
+        self.renewal.report(reason)
 
     def release(self, life: ServerProcess) -> None:
         """Give up what is held of a process that has ended, or has to."""
@@ -179,9 +175,7 @@ class Lifecycle:
         self.current, self.replacement, self.predecessor = (
             None if each is life else each for each in (self.current, self.replacement, self.predecessor)
         )
-        if self.pair_waits and self.watch is not None:
-            self.pair_waits = False
-            self.watch.ask(time.monotonic() + 1.0)
+        self.renewal.has_room(time.monotonic())
 
     def _after_deadline(self, life: ServerProcess, now: float) -> None:
         if life.state is State.PROVING:
@@ -200,27 +194,23 @@ class Lifecycle:
             warn(f"listener {self.endpoint.listener.name} is killed with its workers: {late}")
             self.release(life)
 
-    def _look(self, watch: PairWatch, now: float) -> None:
-        """Start a replacement if the pair has been replaced on disk; whatever fails in that changes nothing."""
+    def _renew(self, now: float) -> None:
+        """Start a replacement if something else is to be served; whatever fails in that changes nothing."""
         try:
-            pair = watch.look(now)
-            if pair is None:
-                return
-            if self.predecessor is not None or self.replacement is not None:
-                self.pair_waits = True
-                return
-            self._replace(pair)
+            busy = self.predecessor is not None or self.replacement is not None
+            wanted = self.renewal.wanted(now, self.endpoint, busy=busy)
+            if wanted is not None:
+                self._replace(wanted)
         except Exception as error:  # noqa: BLE001 - the service goes on with what it has, whatever it is; reported
             if self.replacement is not None:
                 self.release(self.replacement)
-            watch.report(f"listener {self.endpoint.listener.name} cannot be renewed ({error!r})")
+            self.renewal.report(f"listener {self.endpoint.listener.name} cannot be renewed ({error!r})")
 
-    def _replace(self, pair: Pair) -> None:
-        if self.current is None:
-            return
-        self.group.spread(self.current.endpoint.sockets)  # so that the new sockets get no client yet
-        sockets = self.group.bind(self.settings.workers)
-        self.replacement = ServerProcess(replace(self.current.endpoint, pair=pair, sockets=sockets))
+    def _replace(self, wanted: Endpoint) -> None:
+        self.group.spread(self.endpoint.sockets)  # so that the new sockets get no client yet
+        self.group.server = wanted.server
+        sockets = self.group.bind(wanted.server.workers)
+        self.replacement = ServerProcess(replace(wanted, sockets=sockets))
         self.group.listen(sockets)
         self._launch(self.replacement)
 

@@ -2,20 +2,17 @@
 
 import importlib
 import inspect
-import os
 import signal
 import sys
 import time
 import traceback
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from app.launcher import signals
-from app.launcher.child import Child
 from app.launcher.draining import Application
+from app.launcher.trial import Trial
 from app.settings.application import ApplicationSettings
 from app.settings.errors import ConfigurationError, shown
 
@@ -108,40 +105,15 @@ def check(settings: ApplicationSettings, seconds: int) -> None:
 
     Raises ConfigurationError as `load` does, and after `seconds`; Stopped if a signal asks to stop meanwhile.
     """
-    reading, writing = os.pipe()
-
-    def work() -> None:
-        os.close(reading)
+    with closing(Trial(lambda: load(settings), seconds)) as trial:
         try:
-            load(settings)
-        except ConfigurationError as error:
-            with os.fdopen(writing, "wb") as pipe:
-                pipe.write(msgspec.json.encode((str(error), error.details)))
-
-    try:
-        child = Child(work)
-    finally:
-        os.close(writing)
-    try:
-        _wait(child, settings, seconds)
-        with os.fdopen(reading, "rb", closefd=False) as pipe:
-            error = pipe.read()
-    finally:
-        child.kill()
-        os.close(reading)
-    if error:
-        raise ConfigurationError(*msgspec.json.decode(error, type=tuple[str, str]))
-    if child.exitcode:
-        raise ConfigurationError(f"{settings} ends the process that imports it ({child.exitcode}); correct what does")
-
-
-def _wait(child: Child, settings: ApplicationSettings, seconds: int) -> None:
-    end = time.monotonic() + seconds
-    while child.exitcode is None:
-        if signals.STOP & signal.sigpending():
-            raise Stopped
-        if time.monotonic() > end:
+            while (code := trial.exitcode()) is None:
+                if signals.STOP & signal.sigpending():
+                    raise Stopped
+                time.sleep(LOOK)
+        except TimeoutError as error:
             raise ConfigurationError(
                 f"{settings} has not been imported within start_deadline={seconds} s; raise it, or import less"
-            )
-        time.sleep(LOOK)
+            ) from error
+    if code:
+        raise ConfigurationError(f"{settings} ends the process that imports it ({code}); correct what does")

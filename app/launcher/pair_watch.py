@@ -71,6 +71,11 @@ class PairWatch:
             return None
         return self._check(content)
 
+    @property
+    def is_settling(self) -> bool:
+        """Whether the files have changed, and may still be written to."""
+        return self._changing_since is not None and self._since - self._changing_since < RESTLESS
+
     def served(self, pair: Pair) -> None:
         """Take `pair` as the one that is served."""
         self.pair = pair

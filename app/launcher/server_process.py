@@ -19,6 +19,7 @@ from app.launcher.draining import CLOSE_NOTICE, DRAIN, Application
 from app.launcher.sockets import ReuseportGroup, close_from_the_last
 from app.settings.certificate import Pair
 from app.settings.config import Listener
+from app.settings.tables import Server
 
 DYING = 0.3  # seconds at most until workers that were killed have closed their sockets
 RETRY = 0.05  # seconds until a worker whose connection broke is asked again
@@ -29,12 +30,21 @@ ERROR_SIZE = 512  # bytes of the last error that are kept
 class Endpoint:
     """A listener, the pair that it serves (None without TLS), and its sockets, one for each worker."""
 
+    server: Server
     listener: Listener
     pair: Pair | None
     application: Application | None
     """None if each worker imports it."""
     group: ReuseportGroup
     sockets: Sequence[socket.socket]
+    data: object = None
+    """What the application has read besides: if that is another, what is served is, too."""
+
+    def serves_like(self, other: "Endpoint") -> bool:
+        """Return whether it makes no difference to clients which of the two is served."""
+        same = self.server == other.server and self.listener == other.listener and self.data == other.data
+        pairs = [each.pair.served if each.pair else None for each in (self, other)]
+        return same and self.application is other.application and pairs[0] == pairs[1]
 
 
 @dataclass(frozen=True)

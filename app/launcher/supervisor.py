@@ -1,36 +1,62 @@
-"""The launcher's loop: start the listeners in order, watch them, renew their pairs, and stop them together."""
+"""The launcher's loop: start the listeners in order, watch, renew and reload them, and stop them together."""
 
 import gc
 import signal
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from app.launcher import signals
 from app.launcher.child import reap_others
 from app.launcher.console import curl, describe, say, warn
 from app.launcher.lifecycle import Lifecycle
+from app.launcher.notify import READY, STOPPING, notify, reloading
 from app.launcher.server_process import Endpoint, ListenerError, State, Work
+from app.launcher.trial import Trial
 from app.settings.config import Configuration, Listener, PairFiles
 from app.settings.errors import ConfigurationError
 
 STOPPED, FAILED = 0, 1
+RELOAD_DEADLINE = 60.0  # seconds in which settings have to be read and checked
 Example = Callable[[Listener], str]
+
+
+@dataclass(frozen=True)
+class Reloaded:
+    """What a reload has found: what is to be served, in place of the endpoints of the same names, and what is not."""
+
+    configuration: Configuration
+    endpoints: Sequence[Endpoint]
+    left: Sequence[str]
+    """Lines about what needs a restart."""
+
+
+Reload = Callable[[Sequence[Endpoint], bool], Reloaded]
+"""Reads and checks the settings; gets what is served, and whether that has been tried in another process already.
+
+Raises ConfigurationError."""
 
 
 class Supervisor:
     """The listeners, and the one loop in which everything happens to them."""
 
     def __init__(
-        self, configuration: Configuration, endpoints: Sequence[Endpoint], work: Work, example: Example
+        self,
+        configuration: Configuration,
+        endpoints: Sequence[Endpoint],
+        work: Work,
+        example: Example,
+        reload: Reload,
     ) -> None:
         """Start nothing yet."""
         self.configuration = configuration
         self.example = example
         groups = [each.group for each in endpoints]
-        self.listeners = [
-            Lifecycle(configuration.server, each, groups, work, self._report_serving) for each in endpoints
-        ]
+        self.listeners = [Lifecycle(each, groups, work, self._report_serving) for each in endpoints]
         self.waiting = list(self.listeners)  # not started yet
+        self.reload = reload
+        self.trial: Trial | None = None  # of a reload
+        self.ready = False
         self.stopping = False
         self.status = STOPPED
         self.invalid: ConfigurationError | None = None
@@ -67,17 +93,25 @@ class Supervisor:
 
     def _advance(self) -> None:
         now = time.monotonic()
+        if self.trial is not None and not self.waiting and all(each.is_serving for each in self.listeners):
+            self._take_up(self.trial)
         for each in self.listeners:
             each.advance(now)
         # Listeners start in this order: when the last one responds, all do.
         started = [each for each in self.listeners if each not in self.waiting]
-        if self.waiting and not self.stopping and all(each.is_serving for each in started):
+        if self.stopping or not all(each.is_serving for each in started):
+            return
+        if self.waiting:
             self.waiting.pop(0).start()
+        elif not self.ready:
+            self.ready = True
+            notify(READY)
 
     def _seconds(self) -> float | None:
         if not self._has_lives():  # before the first
             return 0.0
         times = [each.next_event() for each in self.listeners]
+        times.append(self.trial.deadline if self.trial is not None else None)
         first = min((each for each in times if each is not None), default=None)
         return None if first is None else first - time.monotonic()
 
@@ -88,11 +122,66 @@ class Supervisor:
             self._stop()
         elif received == signal.SIGHUP and not self.stopping:
             for each in self.listeners:
-                if each.watch is not None:
-                    each.watch.ask(time.monotonic())
+                each.renewal.ask(time.monotonic())
+            self._try_reload()
+
+    def _try_reload(self) -> None:
+        """Have the settings read and checked by a process of its own, while this one goes on."""
+        self._end_trial()
+        notify(reloading())
+        served = [each.endpoint for each in self.listeners]
+        try:
+            self.trial = Trial(lambda: self.reload(served, False), RELOAD_DEADLINE)  # noqa: FBT003
+        except OSError as error:
+            warn(f"reload: the settings cannot be tried ({error}); nothing has changed")
+            notify(READY)
+
+    def _end_trial(self) -> None:
+        if self.trial is not None:
+            self.trial.close()
+            self.trial = None
+
+    def _take_up(self, trial: Trial) -> None:
+        """Have what has changed served, once a trial has found nothing wrong; until then nothing has changed."""
+        try:
+            if (code := trial.exitcode()) is None:
+                return
+            if code == 0:
+                self._serve(self.reload([each.endpoint for each in self.listeners], True))  # noqa: FBT003
+            else:
+                warn(f"reload: the process that tries the settings has ended ({code}); nothing has changed")
+        except TimeoutError:
+            warn(f"reload: the settings were not read within {RELOAD_DEADLINE:.0f} s; nothing has changed")
+        except (MemoryError, OSError) as error:
+            warn(f"reload: the settings cannot be read ({error!r}); nothing has changed")
+        except ConfigurationError as error:
+            warn(f"reload: {error}; nothing has changed")
+            for line in error.details.splitlines():
+                warn(line)
+        self._end_trial()
+        notify(READY)
+
+    def _serve(self, reloaded: Reloaded) -> None:
+        for line in reloaded.left:
+            warn(f"reload: {line}")
+        self.configuration = reloaded.configuration
+        by_name = {each.listener.name: each for each in reloaded.endpoints}
+        changed = []
+        for each in self.listeners:
+            wanted = by_name.get(each.endpoint.listener.name, each.endpoint)
+            if not wanted.serves_like(each.endpoint):
+                changed.append(wanted.listener.name)
+                each.renewal.reload(wanted)
+        say(f"reload: {', '.join(changed)} will be served anew" if changed else "reload: no setting has changed")
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()  # as at the start
 
     def _stop(self) -> None:
+        if not self.stopping:
+            notify(STOPPING)
         self.stopping = True
+        self._end_trial()
         now = time.monotonic()
         for each in self.listeners:
             each.stop(now)
@@ -114,13 +203,14 @@ class Supervisor:
 
     def close(self) -> None:
         """End and give up whatever is left."""
+        self._end_trial()
         for each in self.listeners:
             each.kill()
 
-    def _report_serving(self, endpoint: Endpoint, is_renewal: bool) -> None:  # noqa: FBT001
+    def _report_serving(self, endpoint: Endpoint, how: str) -> None:
         line = describe(self.configuration, endpoint.listener, endpoint.pair)
-        if is_renewal:
-            say(f"renewed: {line}")
+        if how:
+            say(f"{how}: {line}")
             return
         say(line)
         say(f"  {curl(self.configuration, endpoint.listener, endpoint.pair, self.example(endpoint.listener))}")
@@ -131,7 +221,9 @@ class Supervisor:
             )
 
 
-def run(configuration: Configuration, endpoints: Sequence[Endpoint], work: Work, example: Example) -> int:
+def run(
+    configuration: Configuration, endpoints: Sequence[Endpoint], work: Work, example: Example, reload: Reload
+) -> int:
     """Serve until asked to stop, and return the exit status: STOPPED or FAILED.
 
     `work` is what is done with Granian; `example` returns a target to show the user. The calling process's signals are the
@@ -139,7 +231,7 @@ def run(configuration: Configuration, endpoints: Sequence[Endpoint], work: Work,
     """
     signals.take_over()
     gc.freeze()  # what is loaded stays in pages that all workers share
-    supervisor = Supervisor(configuration, endpoints, work, example)
+    supervisor = Supervisor(configuration, endpoints, work, example, reload)
     try:
         return supervisor.run()
     finally:

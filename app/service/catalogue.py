@@ -1,5 +1,6 @@
 """The items: read and checked once, priced and encoded for each request."""
 
+import hashlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ SELECTIONS_READY = 100  # counts whose lists of items are made once; for every c
 
 MOUNTED = Path("/data/dataset.json")  # where the arena mounts its own
 BUNDLED = Path(__file__).parent / "dataset.json"
+REMEDY = "name a readable file, or unset DATASET_PATH"
 LARGEST = 64 * MIB
 """Bytes of the largest dataset that is read: it takes about ten times as much memory."""
 
@@ -58,16 +60,25 @@ class Page(msgspec.Struct, gc=False):
 _write_json = msgspec.json.Encoder().encode_into
 
 
+def _source(environment: Mapping[str, str]) -> NamedFile:
+    source = from_environment(environment, "DATASET_PATH", REMEDY) or NamedFile("DATASET_PATH", MOUNTED)
+    if source.path == MOUNTED and "DATASET_PATH" not in environment and not source.is_there():
+        return NamedFile("DATASET_PATH", BUNDLED)
+    return source
+
+
+def digest(environment: Mapping[str, str]) -> bytes:
+    """Return a digest of the dataset's file, whatever it holds. Raises ConfigurationError if it cannot be read."""
+    return hashlib.sha256(_source(environment).read(LARGEST, REMEDY)).digest()
+
+
 def load(environment: Mapping[str, str]) -> list[Item]:
     """Read and check the dataset: DATASET_PATH, else the arena's mount, else the bundled one.
 
     Raises ConfigurationError, which names the file, the item and the field.
     """
-    remedy = "name a readable file, or unset DATASET_PATH"
-    source = from_environment(environment, "DATASET_PATH", remedy) or NamedFile("DATASET_PATH", MOUNTED)
-    if source.path == MOUNTED and "DATASET_PATH" not in environment and not source.is_there():
-        source = NamedFile("DATASET_PATH", BUNDLED)
-    content = source.read(LARGEST, remedy)
+    source = _source(environment)
+    content = source.read(LARGEST, REMEDY)
     try:
         items = msgspec.json.decode(content, type=list[Item])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -9,7 +9,7 @@ from app.settings.errors import ConfigurationError, shown
 from app.settings.tables import ApplicationTable, Runs
 from app.settings.variables import text, truth
 
-BUNDLED = "app:app"
+BUNDLED, ARENA = "app:app", "app.service.arena:app"
 VARIABLE = "APPLICATION"
 TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
@@ -32,6 +32,11 @@ class ApplicationSettings:
     def is_bundled(self) -> bool:
         """Whether it is the JSON service of this project."""
         return self.target == BUNDLED
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is of this project, and serves the dataset."""
+        return self.target in {BUNDLED, ARENA}
 
     def __str__(self) -> str:
         """Return setting and value as an error shows them."""

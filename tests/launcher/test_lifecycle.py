@@ -53,8 +53,8 @@ def made(pair: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Life
     application = config.read(config.path_of(None, {}), {"SELF_SIGNED": "1"}).listeners[0].application
     listener = Listener("test", free_port(), "TEST_PORT", "TEST_PORT", "http/1.1", application, files)
     with closing(ReuseportGroup(server, listener)) as group:
-        endpoint = Endpoint(listener, certificate.load(files), None, group, group.bind(2))
-        one = Lifecycle(server, endpoint, [group], Work(lambda _: None, lambda _: None), lambda *_: None)
+        endpoint = Endpoint(server, listener, certificate.load(files), None, group, group.bind(2))
+        one = Lifecycle(endpoint, [group], Work(lambda _: None, lambda _: None), lambda *_: None)
         one.start()
         yield one
 

@@ -13,7 +13,7 @@ import pytest
 
 from app.launcher import signals, supervisor
 from app.launcher.server_process import ListenerError, State, Work
-from app.launcher.supervisor import FAILED, Supervisor
+from app.launcher.supervisor import FAILED, Reloaded, Supervisor
 from app.settings.errors import ConfigurationError
 
 Act = Callable[[], None]
@@ -83,7 +83,13 @@ def supervise(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Supervisor]:
 
     def make(*listeners: Told, waiting: tuple[Told, ...] = ()) -> Supervisor:
         configuration: Any = SimpleNamespace(server=None)
-        made = Supervisor(configuration, [], Work(lambda _: None, lambda _: None), lambda _: "/")
+        made = Supervisor(
+            configuration,
+            [],
+            Work(lambda _: None, lambda _: None),
+            lambda _: "/",
+            lambda *_: Reloaded(configuration, [], []),
+        )
         untyped: Any = made
         untyped.listeners, untyped.waiting = [*listeners, *waiting], list(waiting)
         return made
@@ -140,7 +146,7 @@ def main() -> Iterator[Callable[[], int]]:
         from app.__main__ import main  # noqa: PLC0415 - blocks signals when it is imported
 
         stack.enter_context(mock.patch.object(sys, "argv", ["app"]))
-        stack.enter_context(mock.patch.dict(os.environ, {}, clear=True))
+        stack.enter_context(mock.patch.dict(os.environ, {"SELF_SIGNED": "1"}, clear=True))
         stack.enter_context(mock.patch("app.launcher.console.open_standard_streams"))
         yield main
     signal.pthread_sigmask(signal.SIG_SETMASK, blocked)

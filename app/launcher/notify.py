@@ -1,0 +1,27 @@
+"""What systemd is told of the service's state (sd_notify(3)), if it has asked for it by NOTIFY_SOCKET."""
+
+import os
+import socket
+import time
+
+from app.launcher.console import warn
+
+READY, STOPPING = "READY=1", "STOPPING=1"
+
+
+def reloading() -> str:
+    """Return the state that a reload begins with; READY ends it."""
+    return f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}"
+
+
+def notify(state: str) -> None:
+    """Send a state, without waiting. One that cannot be sent is reported: systemd ends what does not become ready."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
+        client.setblocking(False)  # noqa: FBT003 - socket's signature
+        try:
+            client.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
+        except OSError as error:
+            warn(f"NOTIFY_SOCKET={address} cannot be written to ({error.strerror}); it is systemd's to make")

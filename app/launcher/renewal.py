@@ -1,0 +1,83 @@
+"""What a listener is to serve instead of what it serves: a pair that was replaced on disk, or settings of a reload."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from app.launcher.console import warn
+from app.launcher.pair_watch import PairWatch
+from app.launcher.server_process import Endpoint
+from app.settings.config import PairFiles
+
+PAUSE = 1.0  # seconds between the end of a predecessor and the look at a pair that has waited for it
+
+
+class Renewal:
+    """The reasons for which a listener's server process is replaced."""
+
+    def __init__(self, rejected: Callable[[Endpoint], str | None]) -> None:
+        """Watch nothing yet; `rejected` is that of `Work`."""
+        self.rejected = rejected
+        self.watch: PairWatch | None = None
+        self.is_reload = False  # whether it was a reload that asked for what is tried, or was served last
+        self._reloaded: Endpoint | None = None
+        self._waits = False
+
+    def served(self, endpoint: Endpoint) -> None:
+        """Take `endpoint` as what is served, and watch the files of its pair, if it has any."""
+        files, pair, interval = endpoint.listener.tls, endpoint.pair, endpoint.server.certificate_interval
+        if not isinstance(files, PairFiles) or pair is None or not endpoint.group.has_filters:
+            self.watch = None
+            return
+        if self.watch is None or (self.watch.files, self.watch.interval) != (files, interval):
+            self.watch = PairWatch(files, pair, interval, warn, lambda new: self.rejected(replace(endpoint, pair=new)))
+        self.watch.served(pair)
+
+    def next_event(self) -> float | None:
+        """Return when there is something to look at (time.monotonic); None for never."""
+        return None if self.watch is None else self.watch.next_look
+
+    def ask(self, now: float) -> None:
+        """Look at the pair's files at once."""
+        if self.watch is not None:
+            self.watch.ask(now)
+
+    def reload(self, endpoint: Endpoint) -> None:
+        """Have `endpoint` served instead, with the pair that is then served if its files are the same."""
+        self._reloaded = endpoint
+
+    def wanted(self, now: float, served: Endpoint, *, busy: bool) -> Endpoint | None:
+        """Return what is to be served instead of `served` from now on; None if nothing is, or if there is no room yet.
+
+        A pair that is being written while settings are reloaded is waited for: one replacement then serves both.
+        """
+        pair = self.watch.look(now) if self.watch is not None else None
+        reloaded = self._reloaded
+        if pair is None and (reloaded is None or (self.watch is not None and self.watch.is_settling)):
+            return None
+        if busy:
+            self._waits = True
+            return None
+        self._reloaded, self.is_reload = None, reloaded is not None
+        if reloaded is None:
+            return replace(served, pair=pair)
+        if reloaded.listener.tls == served.listener.tls:
+            return replace(reloaded, pair=pair or served.pair)
+        return reloaded
+
+    def has_room(self, now: float) -> None:
+        """Look again at a pair that has waited for the end of another process."""
+        if self._waits:
+            self._waits = False
+            self.ask(now + PAUSE)
+
+    def failed(self, endpoint: Endpoint, now: float) -> None:
+        """Try the pair of `endpoint` later, if it is not the one that is served: its server process has failed."""
+        if self.watch is not None and endpoint.pair is not None and endpoint.pair.served != self.watch.pair.served:
+            self.watch.failed(endpoint.pair, now)
+
+    def report(self, reason: str) -> None:
+        """Say why what is wanted is not served."""
+        if self.watch is None or self.is_reload:
+            warn(f"{reason}; what was served before the reload is served on")
+        else:
+            self.watch.report(reason)

@@ -1,0 +1,107 @@
+"""What SIGHUP reloads: server.toml, the dataset, and the pairs that other settings name. Code is not reloaded."""
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import msgspec
+
+from app import run
+from app.launcher import loading
+from app.launcher.draining import Application
+from app.launcher.server_process import Endpoint
+from app.launcher.supervisor import Reloaded
+from app.settings import certificate
+from app.settings.application import ApplicationSettings
+from app.settings.certificate import Pair
+from app.settings.config import Configuration, Listener, PairFiles
+from app.settings.errors import ConfigurationError, shown
+
+
+def reload(read: Callable[[], Configuration], served: Sequence[Endpoint], is_tried: bool) -> Reloaded:  # noqa: FBT001
+    """Return what is to be served instead of `served`, with the same ports; raises ConfigurationError.
+
+    What takes long is left out if it `is_tried` already, by another process.
+    """
+    configuration = read()
+    by_name = {each.listener.name: each for each in served}
+    kept, left = _kept(configuration, by_name)
+    if configuration.server.host != served[0].server.host:
+        left.append(f"{configuration.host_setting}={configuration.server.host} needs a restart")
+    server = msgspec.structs.replace(configuration.server, host=served[0].server.host)
+    configuration = replace(configuration, server=server, listeners=tuple(kept))
+    server, lines = run.limited(configuration)
+    data = {each.application: run.data_of(each.application) for each in kept}
+    applications = {(each.listener.application, each.data): each.application for each in served}
+    endpoints = []
+    for listener in kept:
+        before = by_name[listener.name]
+        key = listener.application, data[listener.application]
+        if key not in applications:
+            applications[key] = _application(listener.application, server.start_deadline, is_tried=is_tried)
+        endpoint = replace(
+            before,
+            server=server,
+            listener=listener,
+            pair=_pair(listener, before),
+            application=applications[key],
+            data=key[1],
+        )
+        if not is_tried and endpoint.pair is not before.pair:
+            run.try_pair(endpoint)
+        if not endpoint.group.has_filters and not endpoint.serves_like(before):
+            left.append(
+                f"listener {shown(listener.name)} needs a restart: this system has no BPF filters for SO_REUSEPORT"
+            )
+            endpoint = before
+        endpoints.append(endpoint)
+    return Reloaded(replace(configuration, server=server), endpoints, lines + left)
+
+
+def _kept(configuration: Configuration, by_name: Mapping[str, Endpoint]) -> tuple[list[Listener], list[str]]:
+    """Return the listeners that are served already, with their ports, and lines about what a restart would change."""
+    kept, left = [], []
+    for listener in configuration.listeners:
+        if listener.name not in by_name:
+            left.append(f"listener {shown(listener.name)} is new; it needs a restart")
+            continue
+        before = by_name[listener.name].listener
+        if listener.port != before.port:
+            setting = f"{listener.port_setting}={listener.port}"
+            left.append(
+                f"listener {shown(listener.name)} is served on port {before.port} on; {setting} needs a restart"
+            )
+        kept.append(replace(listener, port=before.port, port_setting=before.port_setting))
+    names = {each.name for each in configuration.listeners}
+    left += [
+        f"listener {shown(each)} is gone; it is served on until a restart" for each in by_name if each not in names
+    ]
+    return kept, left
+
+
+def _pair(listener: Listener, before: Endpoint) -> Pair | None:
+    """Return the pair of a listener: the one that is served, unless other files are named. Raises ConfigurationError."""
+    if listener.tls == before.listener.tls:
+        return before.pair
+    if listener.tls is None:
+        return None
+    if not isinstance(listener.tls, PairFiles):
+        raise ConfigurationError(
+            f"listener {shown(listener.name)}: there is no pair, and one is made at a start alone; put it back, or restart"
+        )
+    pair = certificate.load(listener.tls)
+    if pair.expired:
+        raise ConfigurationError(f"{listener.tls.certificate} is not valid now; have it issued anew")
+    return pair
+
+
+def _application(settings: ApplicationSettings, seconds: int, *, is_tried: bool) -> Application | None:
+    """Import another application, or one of ours with another dataset. Raises ConfigurationError."""
+    if not settings.preload:
+        if not is_tried:
+            loading.check(settings, seconds)
+        return None
+    if settings.is_ours:
+        module, _, attribute = settings.target.partition(":")
+        vars(importlib.import_module(module)).pop(attribute, None)  # it is built when it is asked for
+    return loading.load(settings)

@@ -1,0 +1,31 @@
+"""What arrives on systemd's socket."""
+
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.support.service import Launch
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_the_states_arrive_in_order(launch: Launch, tmp_path: Path, abstract: bool) -> None:  # noqa: FBT001
+    path = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind("\0" + path[1:] if abstract else path)
+        systemd.settimeout(30)
+        service = launch(NOTIFY_SOCKET="@" + path[1:] if abstract else path)
+        assert systemd.recv(100) == b"READY=1"
+        service.ready()
+        service.signal(signal.SIGHUP)
+        assert systemd.recv(100).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+        assert systemd.recv(100) == b"READY=1"
+        service.stop()
+        assert systemd.recv(100) == b"STOPPING=1"
+
+
+def test_a_socket_that_is_not_there_is_reported_and_no_more(launch: Launch, tmp_path: Path) -> None:
+    service = launch(NOTIFY_SOCKET=str(tmp_path / "absent")).ready()
+    service.stop()
+    assert "absent cannot be written to (No such file or directory)" in service.errors.read_text()

@@ -1,0 +1,120 @@
+"""SIGHUP: server.toml and the dataset are read again, and what has changed is served without a lost request."""
+
+import json
+import signal
+import ssl
+from pathlib import Path
+
+import httpx
+import pytest
+
+from bench import oracle
+from tests.support.configuration import SERVER_TOML, configured
+from tests.support.load import Loads
+from tests.support.ports import free_port
+from tests.support.processes import wait_until
+from tests.support.service import Launch, Service
+
+
+def reloaded(service: Service, folder: Path, text: str) -> None:
+    configured(folder, text)
+    service.signal(signal.SIGHUP)
+
+
+def waits_for(service: Service, line: str) -> None:
+    wait_until(lambda: line in service.report(), line, 20)
+
+
+def shortened(path: Path, number: int) -> str:
+    path.write_text(json.dumps(json.loads(oracle.BUNDLED.read_text())[:number]))
+    return str(path)
+
+
+def test_a_number_is_served_by_all_listeners_and_no_request_fails(
+    launch: Launch, load: Loads, tmp_path: Path, pair: dict[str, str]
+) -> None:
+    text = SERVER_TOML.replace("# workers = 4", "workers = 2")
+    service = launch(configured(tmp_path, text), WORKERS="", **pair)
+    service.environment["WORKERS"] = "2"  # what is waited for
+    before = service.ready().server_processes
+    loads = [load(service, name, 4) for name in ("json", "json-tls")]
+    for each in loads:
+        each.opened()
+        each.begin()
+    wait_until(lambda: all(each.tally().responded > 200 for each in loads), "the first responses", 20)
+    reloaded(service, tmp_path, SERVER_TOML.replace("# workers = 4", "workers = 1"))
+    waits_for(service, "reload: json-tls, json will be served anew")
+    wait_until(lambda: service.output.read_text().count("reloaded: ") == 2, "both", 20)
+    wait_until(lambda: not set(before) & set(service.server_processes), "the end of the predecessors", 30)
+    assert [len(each) for each in service.all_workers()] == [1, 1]
+    for each in loads:
+        tally = each.end()
+        assert (tally.unresponded, tally.broken, tally.wrong, tally.waiting) == (0, 0, 0, 0), tally
+    service.stop()
+
+
+@pytest.mark.parametrize("preload", ["true", "false"])
+def test_a_dataset_is_served_by_all_listeners(
+    launch: Launch, trust: ssl.SSLContext, tmp_path: Path, pair: dict[str, str], preload: str
+) -> None:
+    dataset = tmp_path / "dataset.json"
+    service = launch(DATASET_PATH=shortened(dataset, 50), APPLICATION_PRELOAD=preload, **pair).ready()
+    shortened(dataset, 3)
+    service.signal(signal.SIGHUP)
+    wait_until(lambda: service.output.read_text().count("reloaded: ") == 2, "both", 20)
+    for url in (service.url, service.tls_url):
+        assert httpx.get(f"{url}/json/50", verify=trust, trust_env=False).json()["count"] == 3
+    service.stop()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("backlog = 16384", "backlog = 0", "server.backlog = 0: Expected `int` >= 1"),
+        ("[server]", "[server", "server.toml: "),
+        ('certificate = "certs/server.crt"', 'certificate = "server.toml"', "server.toml is there but"),
+    ],
+    ids=["number", "syntax", "pair"],
+)
+def test_an_invalid_file_is_reported_and_changes_nothing(
+    launch: Launch, tmp_path: Path, before: str, after: str, said: str
+) -> None:
+    service = launch(configured(tmp_path)).ready()
+    processes = service.server_processes
+    reloaded(service, tmp_path, SERVER_TOML.replace(before, after))
+    waits_for(service, "; nothing has changed")
+    assert said in service.errors.read_text()
+    assert service.server_processes == processes
+    service.stop()
+
+
+def test_an_invalid_dataset_changes_nothing(launch: Launch, tmp_path: Path) -> None:
+    dataset = tmp_path / "dataset.json"
+    service = launch(configured(tmp_path), DATASET_PATH=shortened(dataset, 5)).ready()
+    processes = service.server_processes
+    dataset.write_text("[]")
+    service.signal(signal.SIGHUP)
+    waits_for(service, "holds no items; give it at least one; nothing has changed")
+    assert service.server_processes == processes
+    assert httpx.get(f"{service.url}/json/9", trust_env=False).json()["count"] == 5
+    service.stop()
+
+
+def test_listeners_that_come_go_or_move_need_a_restart(launch: Launch, tmp_path: Path) -> None:
+    port, other = free_port(), free_port()
+    text = SERVER_TOML.replace("port = 8080", f"port = {port}")
+    service = launch(configured(tmp_path, text), PORT="")
+    service.ready()
+    processes = service.server_processes
+    moved = SERVER_TOML.replace("port = 8080", f"port = {other}").replace('name = "json-tls"', 'name = "renamed"')
+    reloaded(service, tmp_path, moved)
+    waits_for(service, "reload: no setting has changed")
+    said = service.errors.read_text()
+    assert (
+        f"reload: listener json is served on port {port} on; {tmp_path}/server.toml: port={other} needs a restart"
+        in said
+    )
+    assert "reload: listener renamed is new; it needs a restart" in said
+    assert "reload: listener json-tls is gone; it is served on until a restart" in said
+    assert service.server_processes == processes
+    service.stop()
