@@ -81,10 +81,10 @@ def take_turns(
                 plan.tell(what, plan.rounds * seconds)
         number = 0
         while number < plan.rounds:
-            await_calm(plan.cpus)
             figures, quiet = _round(plan, f"{what}: round {number + 1} of {plan.rounds}", runs, taken, measure, number)
             if not quiet and taken.retaken < plan.rounds:
                 taken.retaken += 1
+                await_calm(plan.cpus)
                 continue
             taken.disturbed += not quiet
             for name, figure in figures.items():
