@@ -4,6 +4,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
@@ -16,6 +17,7 @@ from bench.noise import Used, Watch, parse_stat
 from bench.plan import Plan
 from bench.proc import cpu_time
 from bench.processes import Running, Sample
+from bench.verified_load import wait_until
 from bench.warm import Load, Responses, cpu_a_response, parse, read_log, warm_up
 
 OUTPUT = (
@@ -101,15 +103,26 @@ def test_what_the_processors_did_is_read() -> None:
 
 
 def test_another_process_that_works_disturbs_and_the_subject_does_not() -> None:
-    burn = "import time; end = time.monotonic() + 0.6\nwhile time.monotonic() < end: pass"
     cpus = os.sched_getaffinity(0)
-    with subprocess.Popen([sys.executable, "-c", burn]) as worker:
-        stranger, subject = Watch(cpus), Watch(cpus, worker.pid)
-        while cpu_time([worker.pid]) < 0.3:
-            pass
-        (foreign, _), (rest, _) = stranger.shares(), subject.shares()
-        assert stranger.was_disturbed()
-    assert foreign - rest > 0.25  # the rest may be other processes of this machine
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as worker:
+        try:
+            wait_until(lambda: cpu_time([worker.pid]) > 0, "the process runs", 30)
+            stranger, subject = Watch(cpus), Watch(cpus, worker.pid)
+            before = cpu_time([worker.pid])
+            wait_until(lambda: cpu_time([worker.pid]) > before + 0.3, "it has worked for 0.3 s", 60)
+            (foreign, _), (rest, _) = stranger.shares(), subject.shares()
+            seconds = time.monotonic() - stranger.begin[0]
+        finally:
+            worker.kill()
+    # The rest is other processes of this machine; a tick of the kernel's is 10 ms.
+    assert (foreign - rest) * seconds > 0.2
+
+
+def test_either_kind_of_use_disturbs(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = Watch(os.sched_getaffinity(0))
+    for shares, disturbed in (((0.05, 0.01), False), ((0.2, 0.0), True), ((0.0, 0.05), True)):
+        monkeypatch.setattr(watch, "shares", lambda shares=shares: shares)
+        assert watch.was_disturbed() is disturbed
 
 
 def runs_of(*names: str) -> dict[str, contextlib.AbstractContextManager[Running]]:
