@@ -10,7 +10,7 @@ from bench import proc
 
 FOREIGN, STOLEN = 0.10, 0.02
 """Shares of one CPU; more of either disturbs. A quiet machine shows up to 0.05 and 0.01, most of it rounded ticks."""
-CALM_DEADLINE = 10.0  # seconds to wait for a calm machine before a round is taken again
+CALM_DEADLINE = 5.0  # seconds to wait for a calm machine before a round is taken again
 
 
 class Used(NamedTuple):

@@ -199,7 +199,7 @@ def test_a_short_run_measures_real_subjects(tmp_path: Path) -> None:
     steps = ("json-tls-8", "json-8", "framework", "baseline-8", "echo-8")
     result = bench(
         *("--rounds", "1", "--only", *steps, "--subjects", "granian-json", *starlette, "--results", str(tmp_path)),
-        timeout=120,
+        timeout=240,
     )
     assert result.returncode == 0, result
     assert re.search(r"^5 measurements, about \d+ s on a calm machine$", result.stdout, re.MULTILINE)
