@@ -60,10 +60,10 @@ check: $(DEVELOPMENT)  ## format and lint (ruff), types (mypy), who imports whom
 bench-app: $(RUNTIME)  ## what a request costs in process; fails if a request head takes longer than its bound
 	@$(BIN)/python -m bench.app
 
-bench: $(DEVELOPMENT)  ## this service beside others, about six minutes; needs wrk and h2load
+bench: $(DEVELOPMENT)  ## this service beside uvicorn and fastpysgi, under six minutes; needs wrk and h2load
 	@$(BIN)/python -m bench
 
-bench-full: $(DEVELOPMENT)  ## the same at all numbers of connections, with both kinds of keys
+bench-full: $(DEVELOPMENT)  ## all measurements and servers, over an hour on a calm machine; it says how long
 	@$(BIN)/python -m bench --full
 
 lock: $(DEVELOPMENT)  ## renew the pins from pyproject.toml, all of them or PACKAGE=... alone

@@ -1,4 +1,4 @@
-"""The command: `python -m bench [--full] [--only ...] [--subjects ...] [--list]`, and `python -m bench report`."""
+"""The command: `python -m bench` measures; `report` writes bench/REPORT.md, `compare A.json B.json` two results."""
 
 import argparse
 import os
@@ -10,18 +10,18 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-from bench import report, results
+from bench import comparison, report, results, terminal
 from bench.measurements import STEPS
 from bench.measurements.base import Measurement, Step
 from bench.plan import KEY_TYPES, Pair, Plan
+from bench.progress import Progress, minutes
 from bench.subjects import ROOT, SUBJECTS, Subject
-from bench.tables import text
 
 RESULTS = ROOT / "bench" / "results"
 TOOLS = {"wrk": "wrk", "h2load": "nghttp2-client", "taskset": "util-linux"}
 """The programs that every run needs, and Debian's packages that have them."""
+FEWEST = 9
+"""Rounds; with fewer the interval of a median says little."""
 
 
 class UsageError(Exception):
@@ -31,12 +31,13 @@ class UsageError(Exception):
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("command", nargs="?", choices=["measure", "report"], default="measure")
-    parser.add_argument("--full", action="store_true", help="all measurements, not the short form")
+    parser.add_argument("command", nargs="?", choices=["measure", "report", "compare"], default="measure")
+    parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="two results, for compare")
+    parser.add_argument("--full", action="store_true", help="all measurements and subjects, not the short form")
     parser.add_argument("--list", action="store_true", help="list measurements and subjects")
     parser.add_argument("--only", nargs="+", metavar="MEASUREMENT")
     parser.add_argument("--subjects", nargs="+", metavar="SUBJECT")
-    parser.add_argument("--rounds", type=int, default=5, help="bursts of each subject (5)")
+    parser.add_argument("--rounds", type=int, default=FEWEST, help=f"bursts of each subject ({FEWEST})")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER", help="where the result goes")
     return parser.parse_args()
 
@@ -55,11 +56,11 @@ def chosen_steps(only: Sequence[str] | None, *, full: bool) -> list[Step]:
     return [step for step in STEPS if step.name in only]
 
 
-def chosen_subjects(names: Sequence[str] | None) -> list[Subject]:
-    """Return the subjects of those names, or all that are installed; the others are reported."""
+def chosen_subjects(names: Sequence[str] | None, *, all_of_them: bool) -> list[Subject]:
+    """Return the subjects of those names, or those of the form that are installed; the others are reported."""
     if names is not None:
         check_names("--subjects", names, [subject.name for subject in SUBJECTS])
-    wanted = [subject for subject in SUBJECTS if names is None or subject.name in names]
+    wanted = [each for each in SUBJECTS if (all_of_them or each.short if names is None else each.name in names)]
     if missing := [subject.needs for subject in wanted if not subject.is_installed]:
         if names is not None:
             raise UsageError(f"--subjects: {', '.join(missing)} is not installed")
@@ -78,15 +79,19 @@ def check_machine() -> None:
 
 def measure(steps: Sequence[Step], subjects: Sequence[Subject], rounds: int) -> list[Measurement]:
     """Go through the steps, and show the progress."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     measurements: list[Measurement] = []
-    with tempfile.TemporaryDirectory(prefix="bench-pairs-") as folder, Progress(*columns) as progress:
-        task = progress.add_task("starting", total=len(steps))
+    with tempfile.TemporaryDirectory(prefix="bench-pairs-") as folder, Progress() as progress:
         pairs = {kind: Pair(Path(folder), kind) for kind in KEY_TYPES}
-        plan = Plan(subjects, pairs, lambda what: progress.update(task, description=what), rounds=rounds)
-        for step in steps:
+        plan = Plan(subjects, pairs, progress.tell, rounds=rounds)
+        # This process would disturb a subject on whose CPU it ran.
+        os.sched_setaffinity(0, plan.load_cpus)
+        costs = [step.cost(plan) for step in steps]
+        progress.begin(costs)
+        print(f"{len(steps)} measurements, about {minutes(sum(costs))} on a calm machine", flush=True)
+        for number, step in enumerate(steps):
+            progress.start(number)
             measurements += step.measure(plan)
-            progress.advance(task)
+        os.sched_setaffinity(0, plan.cpus)
     return measurements
 
 
@@ -94,8 +99,10 @@ def run(options: argparse.Namespace) -> int:
     """Measure, keep the result and print it; the exit status is 1 if a subject failed. Raises UsageError."""
     if options.rounds < 1:
         raise UsageError(f"--rounds {options.rounds}: must be 1 or more")
+    if options.files:
+        raise UsageError(f"{options.files[0]}: unexpected; only compare takes files")
     steps = chosen_steps(options.only, full=options.full)
-    subjects = chosen_subjects(options.subjects)
+    subjects = chosen_subjects(options.subjects, all_of_them=options.full or options.only is not None)
     check_machine()
     # Thousands of connections need as many open files: those of the load generators, and of each subject alike.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -105,20 +112,39 @@ def run(options: argparse.Namespace) -> int:
     form = "full" if options.full else "short"
     options.results.mkdir(exist_ok=True)
     path = options.results / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{form}.json"
-    results.write(path, results.Result(environment, {each.name: each.what for each in subjects}, measurements))
-    print(text(measurements))
+    result = results.Result(environment, {each.name: each.what for each in subjects}, measurements, results.BOOTSTRAP)
+    results.write(path, result)
+    terminal.show(terminal.wide(), result)
     print(f"written to {path}; `python -m bench report` makes bench/REPORT.md of the newest full one")
     return 1 if any(each.errors for each in measurements) else 0
 
 
+def compare(files: Sequence[Path]) -> int:
+    """Print what differs between two results; raises UsageError."""
+    if len(files) != 2:
+        raise UsageError("compare: name two results, such as bench/results/A.json bench/results/B.json")
+    before, after = (_read(path) for path in files)
+    terminal.compare(terminal.wide(), comparison.differences(before, after), comparison.rows(before, after))
+    return 0
+
+
+def _read(path: Path) -> results.Result:
+    try:
+        return results.read(path)
+    except (OSError, ValueError) as error:  # msgspec's errors are ValueErrors
+        raise UsageError(f"{path}: {error}; name a result that `python -m bench` wrote") from error
+
+
 def main() -> int:
-    """Measure, list what can be measured, or write the report of what was measured last."""
+    """Measure, list what can be measured, write the report of what was measured last, or compare two results."""
     options = arguments()
     if options.list:
         print("measurements:", *(step.name for step in STEPS), sep="\n  ")
         print("subjects:", *(f"{subject.name}: {subject.what}" for subject in SUBJECTS), sep="\n  ")
         return 0
     try:
+        if options.command == "compare":
+            return compare(options.files)
         return report.write(RESULTS) if options.command == "report" else run(options)
     except UsageError as error:
         print(f"bench: {error}", file=sys.stderr)

@@ -14,12 +14,13 @@ class MeasurementError(Exception):
 
 @dataclass(frozen=True)
 class Burst:
-    """What wrk measured: requests and bytes a second, latencies in milliseconds."""
+    """Requests and bytes a second, latencies in milliseconds, and microseconds of the subject's CPU time a request."""
 
     rps: float
     p50: float
     p99: float
     transfer: float
+    cpu: float | None = None
 
     @property
     def bytes_a_response(self) -> float:
@@ -84,9 +85,13 @@ def h2load(url: str, connections: int, requests: int) -> list[str]:
     return ["h2load", "--h1", "-n", str(requests), "-c", str(connections), url]
 
 
-def h2load_streams(urls: list[str], connections: int, streams: int, seconds: int) -> list[str]:
-    """Write the command that requests those URLs in turn over HTTP/2, `streams` at a time on each connection."""
-    return ["h2load", "-c", str(connections), "-m", str(streams), "-D", str(seconds), *urls]
+def h2load_streams(urls: list[str], connections: int, streams: int, seconds: int, warm: int) -> list[str]:
+    """Write the command that requests those URLs in turn over HTTP/2, `streams` at a time on each connection.
+
+    What happens in the first `warm` seconds does not count.
+    """
+    command = ["h2load", "-c", str(connections), "-m", str(streams), "-D", str(seconds), f"--warm-up-time={warm}"]
+    return [*command, *urls]
 
 
 def parse_h2load(output: str, requests: int, body: int) -> HandshakeBurst:

@@ -1,7 +1,7 @@
 """What a run measures, and with what: subjects, certificates, rounds, CPUs."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -34,19 +34,29 @@ class Pair:
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured; `tell` shows the user what is being measured."""
+    """How much is measured.
+
+    `tell` shows the user what is being measured, and that so many seconds of what the measurement costs are over.
+    """
 
     subjects: Sequence[Subject]
     pairs: Mapping[KeyType, Pair]
-    tell: Callable[[str], None]
-    rounds: int = 5
-    seconds: int = 1
+    tell: Callable[[str, float], None]
+    rounds: int = 9
+    seconds: float = 1.0
+    """Of a burst that counts."""
     server_cpus: set[int] = field(default_factory=lambda: set(sorted(os.sched_getaffinity(0))[:1]))
     load_cpus: set[int] = field(default_factory=lambda: set(sorted(os.sched_getaffinity(0))[1:]))
 
-    def of(self, profile: str) -> "Plan":
-        """Keep only the subjects measured under this profile."""
-        return replace(self, subjects=[each for each in self.subjects if profile in each.profiles])
+    @property
+    def cpus(self) -> set[int]:
+        """All that are used."""
+        return self.server_cpus | self.load_cpus
+
+    def of(self, profile: str, without: Collection[str] = ()) -> "Plan":
+        """Keep only the subjects measured under this profile, and of those leave out some by name."""
+        kept = [each for each in self.subjects if profile in each.profiles and each.name not in without]
+        return replace(self, subjects=kept)
 
     def of_service(self) -> "Plan":
         """Keep only this service, whatever subjects the user named."""

@@ -5,6 +5,7 @@ machine's clock is set.
 """
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -48,3 +49,14 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def cpu_time(pids: Sequence[int]) -> float:
+    """Return the seconds that the threads of those processes have used the CPU; those that have ended count nothing."""
+    nanoseconds = 0
+    for pid in pids:
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                with suppress(FileNotFoundError, ProcessLookupError):  # one of its threads has ended
+                    nanoseconds += int((task / "schedstat").read_text().split()[0])
+    return nanoseconds / 1e9

@@ -9,18 +9,21 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 import psutil
 
-from bench import oracle
+from bench import oracle, proc
 from bench.generators import MeasurementError
 from bench.plan import Pair, Plan
 from bench.ports import free_ports
-from bench.subjects import ROOT, Place, Subject
+from bench.subjects import ARENA, ROOT, Place, Subject
 
 START_DEADLINE = 15.0
 END_DEADLINE = 6.0
+INTERVAL = 0.05
+"""Seconds between two samples of a subject's CPU time."""
 OFFER = "gzip, br"
 """The Accept-Encoding of the arena's json-comp."""
 
@@ -42,6 +45,36 @@ def loaded(command: list[str], cpus: set[int], timeout: float) -> str:
     if result.returncode:
         raise MeasurementError(f"{command[0]} ended with {result.returncode}: {result.stderr.strip()[-200:]}")
     return result.stdout
+
+
+class Sample(NamedTuple):
+    """The CPU time that a subject's processes had used at a moment; seconds, since the epoch and of all threads."""
+
+    time: float
+    cpu: float
+
+
+def observed(run: "Running", command: list[str], cpus: set[int], timeout: float) -> tuple[str, list[Sample]]:
+    """Run a load generator as `loaded` does; return its output, and the subject's CPU time every INTERVAL seconds."""
+    pids = [run.process.pid, *proc.descendants(run.process.pid)]
+    samples: list[Sample] = []
+    end = time.monotonic() + timeout
+    with subprocess.Popen(
+        confined(command, cpus), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as generator:
+        while True:
+            samples.append(Sample(time.time(), proc.cpu_time(pids)))
+            try:
+                output, errors = generator.communicate(timeout=INTERVAL)
+            except subprocess.TimeoutExpired:
+                if time.monotonic() < end:
+                    continue
+                generator.kill()
+                raise MeasurementError(f"{command[0]} did not end within {timeout:.0f} s") from None
+            break
+    if generator.returncode:
+        raise MeasurementError(f"{command[0]} ended with {generator.returncode}: {errors.strip()[-200:]}")
+    return output, samples
 
 
 class Running:
@@ -75,6 +108,10 @@ class Running:
     def own_memory(self) -> int:
         """Bytes that its processes share with no other (USS), in all."""
         return sum(each.memory_full_info().uss for each in self.tree())
+
+    def cpu(self) -> float:
+        """Seconds that its processes have used the CPU."""
+        return proc.cpu_time([self.process.pid, *proc.descendants(self.process.pid)])
 
     def pause(self) -> None:
         """Stop all its processes (SIGSTOP), so that another can be measured."""
@@ -151,6 +188,11 @@ def _check(running: Running, pair: Pair | None) -> None:
                 raise MeasurementError(f"a wrong body for count={count} m={multiplier}")
             if count >= 25 and ("content-encoding" in response.headers) != compressed:
                 raise MeasurementError("a body is compressed unasked, or not when asked")
+        if place.profile in ARENA:
+            added = client.post("/baseline11?a=13&b=42", content=b"20").text
+            echoed = client.post("/echo", content=b"x" * 10_000).content
+            if added != "75" or echoed != b"x" * 10_000:
+                raise MeasurementError(f"a wrong sum or echo: {added[:20]!r}, {len(echoed)} bytes")
 
 
 def _await_response(client: httpx.Client, running: Running) -> None:

@@ -1,71 +1,154 @@
-"""What the README says of the benchmark: the table of json-tls, its chart, and how to read both in a few sentences."""
+"""What the report, the README and the terminal say of the figures in sentences; none is typed by hand."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from bench.measurements.base import Rate
 from bench.measurements.framework import Framework
-from bench.measurements.steady import Steady
-from bench.measurements.throughput import HEADLINE, Throughput
+from bench.measurements.steady import MEASURE, SHARES, Share
+from bench.measurements.throughput import HEADLINE, Throughput, connections
 from bench.results import Result
-from bench.subjects import SERVICE
+from bench.subjects import ASGI_SERVERS, SERVICE
 from bench.tables import paragraph, section
 
-CHART = f"![json-tls: rates by connections, {SERVICE} = 1](bench/results/json-tls.svg)"
+WITHIN = 1.03
+"""Servers whose figures differ by less are called equal."""
+WHY = {
+    "granian-ceiling": "it encodes nothing, which is what JSON costs here",
+    "nginx-files": "it sends files, and runs no Python",
+}
+ONE_CONNECTION = (
+    "With one connection there is nothing to do while a request crosses from Granian's I/O thread to the thread that runs"
+    " Python, and its response back; fastpysgi reads, runs the application and writes in one thread."
+)
+
+
+def over_tls(result: Result) -> dict[int, Throughput]:
+    """Return what was measured over TLS, by connections."""
+    found = [each for each in result.measurements if isinstance(each, Throughput) and each.profile == "json-tls"]
+    return {each.connections: each for each in sorted(found, key=lambda each: each.connections)}
+
+
+def shares(result: Result) -> dict[float, Share]:
+    """Return what was measured at steady rates, by their share of uvicorn's capacity."""
+    found = [each for each in result.measurements if isinstance(each, Share) and each.subjects]
+    return {each.share: each for each in sorted(found, key=lambda each: each.share)}
+
+
+def headlines(result: Result) -> list[str]:
+    """Write the three figures that matter, as far as they were measured."""
+    at, steady = over_tls(result), shares(result).get(SHARES[0])
+    lines = [
+        f"{connections(number)} over TLS: {line}"
+        for number in (HEADLINE, 1)
+        if number in at and (line := _times(at[number].subjects))
+    ]
+    if steady and (both := _pair(steady.subjects)) and both[1].cpu_ratio:
+        ours, theirs = both
+        lines.insert(
+            1,
+            f"{steady.rate:,.0f} requests a second over TLS ({steady.share:.0%} of {MEASURE}'s capacity): p99"
+            f" {ours.p99:.2f} ms, {MEASURE}'s {theirs.p99:.2f} ms; CPU time a request"
+            f" {1 / both[1].cpu_ratio.median:.2f} of {MEASURE}'s",
+        )
+    return lines
+
+
+def _pair(subjects: Mapping[str, Rate]) -> tuple[Rate, Rate] | None:
+    return (subjects[SERVICE], subjects[MEASURE]) if {SERVICE, MEASURE} <= subjects.keys() else None
+
+
+def _times(subjects: Mapping[str, Rate]) -> str:
+    parts = [
+        f"{1 / each.ratio.median:.2f} ({1 / each.ratio.high:.2f} to {1 / each.ratio.low:.2f}) times the rate of {name}"
+        for name, each in subjects.items()
+        if name in ASGI_SERVERS and name != SERVICE and each.ratio
+    ]
+    return listed(parts) if parts else ""
+
+
+def choice(result: Result) -> str:
+    """Say which server to choose for the same application, for many clients, for one, and at a steady rate."""
+    sentences = [
+        f"For {connections(number)} at full speed choose {_best(figures)}."
+        for number, each in reversed(over_tls(result).items())
+        if number in (HEADLINE, 1)
+        and (figures := {name: rate.rps for name, rate in each.subjects.items() if name in ASGI_SERVERS})
+    ]
+    for share in shares(result).values():
+        of = {name: rate for name, rate in share.subjects.items() if name in ASGI_SERVERS}
+        tail = {name: 1 / rate.p99 for name, rate in of.items()}
+        cpu = {name: 1 / rate.cpu for name, rate in of.items() if rate.cpu}
+        if tail and cpu:
+            sentences.append(
+                f"At {share.rate:,.0f} requests a second, {share.share:.0%} of what {MEASURE} can do, the shortest p99"
+                f" has {_best(tail, 'ms')}, and the least CPU time a request {_best(cpu, 'us')}."
+            )
+    return paragraph(sentences)
+
+
+def _best(figures: Mapping[str, float], unit: str = "") -> str:
+    """Name the server with the highest figure (with a unit: of 1 / figure), and those that are as good."""
+    ranked = sorted(figures, key=lambda name: -figures[name])
+    equal = [name for name in ranked if figures[name] * WITHIN >= figures[ranked[0]]]
+    rest = [name for name in ranked if name not in equal][:2]
+    shown = {name: f"{1 / figures[name]:.2f} {unit}" if unit else f"{figures[name]:,.0f} a second" for name in ranked}
+    best = " or ".join(f"{name} ({shown[name]})" for name in equal)
+    return f"{best}, before {listed([f'{name} ({shown[name]})' for name in rest])}" if rest else best
+
+
+def losses(result: Result) -> str:
+    """Say who is faster over TLS, with how many connections, and why."""
+    at = over_tls(result)
+    faster: dict[str, list[tuple[int, float]]] = {}
+    for number, each in at.items():
+        for name, rate in each.subjects.items():
+            if name != SERVICE and rate.ratio and rate.ratio.median > 1:
+                faster.setdefault(name, []).append((number, rate.ratio.median))
+    sentences = []
+    for name, lost in faster.items():
+        where = listed([f"{ratio:.2f} times at {connections(number)}" for number, ratio in lost])
+        why = f": {WHY[name]}" if name in WHY else ""
+        sentences.append(f"{name} has a higher rate, {where}{why}.")
+    if 1 in {number for name, lost in faster.items() if name == "fastpysgi" for number, _ in lost}:
+        sentences.append(ONE_CONNECTION)
+    for share in shares(result).values():
+        of = {name: each.p99_ratio for name, each in share.subjects.items() if name in ASGI_SERVERS}
+        shorter = [f"{name} ({ratio.median:.2f} of ours)" for name, ratio in of.items() if ratio and ratio.high < 1]
+        if shorter:
+            sentences.append(f"At {share.share:.0%} of {MEASURE}'s capacity {listed(shorter)} has a shorter p99.")
+    return paragraph(sentences)
 
 
 def readme_section(result: Result) -> str:
     """Write the README's section; a sentence whose figures were not measured is left out."""
-    over_tls = {
-        each.connections: each
-        for each in result.measurements
-        if isinstance(each, Throughput) and each.profile == "json-tls"
-    }
-    headline = over_tls.get(HEADLINE)
+    headline = over_tls(result).get(HEADLINE)
     if headline is None:
         return "The run has no figures for json-tls.\n"
     environment = result.environment
-    measured = f"{environment.date}, {environment.cpu}, Python {environment.python.split()[0]}:"
-    steady = next((each for each in result.measurements if isinstance(each, Steady)), None)
+    measured = f"{environment.date}, {environment.cpu}, Python {environment.python.split()[0]}, one worker:"
     gained = [each.reading() for each in result.measurements if isinstance(each, Framework)]
-    reading = paragraph([_wins(headline), _losses(over_tls, result.subjects), _p99(headline, steady), *gained])
-    return f"{measured}\n\n{section(headline)}\n{CHART}\n\n{reading}\n"
-
-
-def _others(measurement: Throughput) -> Mapping[str, float]:
-    """List the rates of the other subjects, this service's being 1; the fastest first."""
-    ratios = {name: each.ratio.median for name, each in measurement.subjects.items() if each.ratio and name != SERVICE}
-    return dict(sorted(ratios.items(), key=lambda each: -each[1]))
-
-
-def _wins(headline: Throughput) -> str:
-    won = [f"{1 / ratio:.1f} times that of {name}" for name, ratio in _others(headline).items() if ratio < 1]
-    return f"Over TLS at {HEADLINE} connections this service's rate is {_listed(won)}." if won else ""
-
-
-def _losses(over_tls: Mapping[int, Throughput], subjects: Mapping[str, str]) -> str:
-    """Say who is faster at HEADLINE connections, and who at others alone."""
-    lost = {name: ratio for name, ratio in _others(over_tls[HEADLINE]).items() if ratio > 1}
-    parts = [f"{name} ({subjects.get(name, 'another server')}) has {ratio:.1f} times" for name, ratio in lost.items()]
-    parts += [
-        f"{name} at {connections} connection{'s' if connections > 1 else ''} {ratio:.1f} times"
-        for connections, each in over_tls.items()
-        for name, ratio in _others(each).items()
-        if ratio > 1 and name not in lost
+    parts = [
+        measured,
+        "\n".join(f"- {line}" for line in headlines(result)),
+        section(headline).strip(),
+        f"In brackets: {result.interval}.",
+        picture("json-tls", "json-tls: rates by connections", "bench/results"),
+        choice(result),
+        losses(result),
+        paragraph(gained),
     ]
-    return f"It loses, too: {_listed(parts)} its rate." if parts else ""
+    return "\n\n".join(each for each in parts if each) + "\n"
 
 
-def _p99(headline: Throughput, steady: Steady | None) -> str:
-    """Say what p99 of a burst measures: every burst begins with HEADLINE handshakes."""
-    burst: Rate | None = headline.subjects.get(SERVICE)
-    if burst is None or steady is None or SERVICE not in steady.subjects:
-        return ""
+def picture(name: str, alternative: str, folder: str) -> str:
+    """Write a chart that follows the reader's theme, dark or light."""
     return (
-        f"p99 in this table ({burst.p99:.0f} ms) measures the {HEADLINE} handshakes with which a burst begins, not the"
-        f" requests: at a steady {steady.rate:,} requests a second it is {steady.subjects[SERVICE].p99:.1f} ms."
+        f'<picture>\n  <source media="(prefers-color-scheme: dark)" srcset="{folder}/{name}-dark.svg">\n'
+        f'  <img alt="{alternative}" src="{folder}/{name}-light.svg">\n</picture>'
     )
 
 
-def _listed(parts: list[str]) -> str:
+def listed(parts: Sequence[str]) -> str:
+    """Join parts as in a sentence."""
     *first, last = parts
     return f"{', '.join(first)} and {last}" if first else last

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bench import results
 from bench.charts import draw
-from bench.reading import readme_section
+from bench.reading import choice, headlines, losses, readme_section
 from bench.subjects import ROOT
 from bench.tables import aims, table, text
 
@@ -28,28 +28,62 @@ def write(folder: Path) -> int:
     return 0
 
 
+def _noise(result: results.Result) -> str:
+    retaken = sum(each.retaken for each in result.measurements)
+    disturbed = [each.table().title for each in result.measurements if each.disturbed]
+    if disturbed:
+        return f"**Others used the machine while this was measured**, more than was left out: {'; '.join(disturbed)}."
+    return f"{retaken} rounds were disturbed and taken again; none that counts was."
+
+
 def report(result: results.Result, source: str, drawings: str) -> str:
     """Write bench/REPORT.md; `source` is the file that holds the result."""
     environment = result.environment
     versions = ", ".join(f"{name} {version}" for name, version in environment.packages.items())
     programs = "; ".join(environment.programs.values())
+    pinned = (
+        f"not those of requirements-dev.txt: {', '.join(environment.unpinned)}"
+        if environment.unpinned
+        else "those pinned in requirements-dev.txt"
+    )
     return f"""# What was measured
 
 Made by `python -m bench report` from `{source}`, which has every burst.
 
-- {environment.date}; {environment.cpu}, {environment.cpus} CPUs; Linux {environment.kernel};
-  load {environment.load[0]:.2f} at the start
-- Python {environment.python}
-- {versions}
-- {programs}
+## Which server to choose
+
+{"".join(f"- {line}{chr(10)}" for line in headlines(result))}
+{choice(result)}
+
+{losses(result)}
+
+{drawings}
 
 ## Method
 
 Each subject has one worker, confined to one CPU; the load generator has the others. Subjects are fresh processes, whose
 bodies are compared with the oracle's before they are measured. Bursts go in turn, A B C then C B A, and all subjects
-but one are stopped meanwhile (SIGSTOP). Ratios are taken burst by burst against the first subject of a table, which is
-this service in all but one: the tables have their median and the span of their middle half. Do not compare the rates of
-different runs. A response that is not 200, a socket error or a subject that ended makes a measurement an error.
+but one are stopped meanwhile (SIGSTOP).
+
+A burst is warm before it counts: its connections are open, handshakes done, and it has sent requests for some tenths of
+a second (seconds with thousands of connections), which count for nothing. Handshakes are measured in measurements of
+their own. The generator is h2load, which leaves out a warm-up and logs the latency of each response; wrk costs about as
+much CPU time, but counts from its first connection on, and adds latencies that it did not measure. It sends what h2load
+cannot (baseline, limited-conn).
+
+Ratios are taken burst by burst against the first subject of a table, which is this service in all but one. In brackets:
+{result.interval}. Do not compare the rates of different runs; `python -m bench compare A.json B.json` compares ratios.
+CPU time is that of all of a subject's processes and threads, over the responses of the same time. A response that is
+not 200, a socket error or a subject that ended makes a measurement an error.
+
+What the hypervisor stole and what other processes used is watched during each burst (bench/noise.py); a round with too
+much of it is taken again. {_noise(result)}
+
+- {environment.date}; {environment.cpu}, {environment.cpus} CPUs; Linux {environment.kernel};
+  load {environment.load[0]:.2f} at the start
+- Python {environment.python}
+- {versions}; {pinned}
+- {programs}
 
 ## Subjects
 
@@ -58,8 +92,6 @@ different runs. A response that is not 200, a socket error or a subject that end
 ## Aimed at, and reached
 
 {aims(result.measurements)}
-
-{drawings}
 
 ## Measurements
 

@@ -12,6 +12,7 @@ import msgspec
 
 from bench.measurements import TYPES
 from bench.measurements.base import Measurement
+from bench.subjects import ROOT
 
 PACKAGES = (
     "granian",
@@ -35,7 +36,7 @@ PROGRAMS = {
 }
 
 
-class Environment(msgspec.Struct):
+class Environment(msgspec.Struct, omit_defaults=True):
     """The machine and the versions that a result depends on."""
 
     date: str
@@ -46,24 +47,33 @@ class Environment(msgspec.Struct):
     python: str
     packages: dict[str, str]
     programs: dict[str, str]
+    unpinned: Sequence[str] = ()
+    """Packages whose versions are not those of requirements-dev.txt."""
 
 
-class Result(msgspec.Struct):
-    """`subjects` has what each subject is, by name."""
+MIDDLE_HALF = "the span of the middle half of the rounds' ratios"
+BOOTSTRAP = "the 95 % bootstrap interval of the median"
+
+
+class Result(msgspec.Struct, omit_defaults=True):
+    """`subjects` has what each subject is, by name; `interval` says what is behind a ratio in brackets."""
 
     environment: Environment
     subjects: dict[str, str]
     measurements: Sequence[Measurement]
+    interval: str = MIDDLE_HALF
 
 
 class _Kept(msgspec.Struct):
     environment: Environment
     subjects: dict[str, str]
     measurements: list[msgspec.Raw]
+    interval: str = MIDDLE_HALF
 
 
 def environment() -> Environment:
     """Describe this machine, now."""
+    pins = "\n" + (ROOT / "requirements-dev.txt").read_text() + (ROOT / "requirements.txt").read_text()
     processor = [
         line.partition(":")[2].strip()
         for line in Path("/proc/cpuinfo").read_text().splitlines()
@@ -78,6 +88,7 @@ def environment() -> Environment:
         python=sys.version,
         packages={name: version(name) for name in PACKAGES},
         programs={name: _first_line(command) for name, command in PROGRAMS.items()},
+        unpinned=[name for name in PACKAGES if f"\n{name}=={version(name)} " not in pins],
     )
 
 
@@ -98,4 +109,5 @@ def read(path: Path) -> Result:
     """Read a result that `write` wrote; raises msgspec.ValidationError if it has an unknown measurement or field type."""
     kept = msgspec.json.decode(path.read_bytes(), type=_Kept)
     measurement = msgspec.json.Decoder(TYPES)
-    return Result(kept.environment, kept.subjects, [measurement.decode(each) for each in kept.measurements])
+    measurements = [measurement.decode(each) for each in kept.measurements]
+    return Result(kept.environment, kept.subjects, measurements, kept.interval)

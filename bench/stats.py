@@ -1,14 +1,18 @@
-"""The statistics of the benchmark: ratios of paired bursts, and percentiles."""
+"""The statistics of the benchmark: ratios of paired bursts with their intervals, and percentiles."""
 
 import math
+import random
 import statistics
 from collections.abc import Sequence
 
 import msgspec
 
+RESAMPLES = 2000
+COVERED = 0.95
+
 
 class Ratio(msgspec.Struct):
-    """The median of some ratios, and the span of their middle half."""
+    """The median of some ratios, and its interval (see `ratios`)."""
 
     median: float
     low: float
@@ -16,17 +20,20 @@ class Ratio(msgspec.Struct):
 
 
 def shown(ratio: Ratio | None) -> str:
-    """Write a ratio with its span, or a dash if there is none."""
+    """Write a ratio with its interval, or a dash if there is none."""
     return "-" if ratio is None else f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
 
 
 def ratios(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
-    """Divide two series of the same length burst by burst."""
-    each = sorted(a / b for a, b in zip(ours, theirs, strict=True))
-    if len(each) < 2:
-        return Ratio(each[0], each[0], each[0])
-    low, _, high = statistics.quantiles(each, n=4, method="inclusive")
-    return Ratio(statistics.median(each), low, high)
+    """Divide two series of the same length burst by burst; the interval is the median's 95 % bootstrap interval.
+
+    It is that of percentiles. The same series have the same interval.
+    """
+    each = [a / b for a, b in zip(ours, theirs, strict=True)]
+    chance = random.Random(0)
+    medians = [statistics.median(chance.choices(each, k=len(each))) for _ in range(RESAMPLES)]
+    outside = (1 - COVERED) / 2 * 100
+    return Ratio(statistics.median(each), percentile(medians, outside), percentile(medians, 100 - outside))
 
 
 def percentile(series: Sequence[float], share: float) -> float:

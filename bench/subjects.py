@@ -40,6 +40,11 @@ class Place:
 Command = Callable[[Place], tuple[list[str], dict[str, str]]]
 
 
+ARENA = ("baseline", "limited-conn", "async", "echo", "latency")
+"""The profiles that need more endpoints than the JSON service has."""
+ARENA_APPLICATION = "app.service.arena:app"
+
+
 def variant(name: str) -> str:
     """Return how a server imports a variant of the service."""
     return f"bench.variants:{name.replace('-', '_')}"
@@ -49,10 +54,9 @@ def _launcher(application: str | None = None, runs: str = "inline") -> Command:
     """Serve the service, or another application, on the launcher's own settings; the other listeners are idle."""
 
     def command(place: Place) -> tuple[list[str], dict[str, str]]:
-        # A profile is served by the listener of its name; those that have none are HTTP/1.1 in plaintext, as json is.
         tables = msgspec.toml.decode(DEFAULT_PATH.read_bytes(), type=ServerFile).listener
         by_name = {each.name: each for each in tables}
-        measured = by_name.get(place.profile, by_name["json"])
+        measured = by_name["json-tls" if place.tls else "json-h2c" if place.profile == "json-h2c" else "json"]
         others = [each.port_variable for each in tables if each.enabled and each is not measured and each.port_variable]
         environment = {
             measured.port_variable or "PORT": str(place.port),
@@ -62,16 +66,20 @@ def _launcher(application: str | None = None, runs: str = "inline") -> Command:
         environment |= {name: str(port) for name, port in zip(others, free_ports(len(others)), strict=True)}
         if place.tls:
             environment |= {"TLS_CERT": str(place.certificate), "TLS_KEY": str(place.key)}
-        if application:
-            environment |= {"APPLICATION": application, "APPLICATION_RUNS": runs, "APPLICATION_PRELOAD": "true"}
+        else:
+            environment["SELF_SIGNED"] = "1"  # the TLS listener, which is idle, makes a pair
+        if served := application or (ARENA_APPLICATION if place.profile in ARENA else None):
+            environment |= {"APPLICATION": served, "APPLICATION_RUNS": runs, "APPLICATION_PRELOAD": "true"}
         return [sys.executable, "-m", "app"], environment
 
     return command
 
 
-def _uvicorn(application: str = "app:app") -> Command:
+def _uvicorn(application: str | None = None) -> Command:
     def command(place: Place) -> tuple[list[str], dict[str, str]]:
-        command = [sys.executable, "-m", "uvicorn", application, "--port", str(place.port), "--loop", "uvloop"]
+        served = application or (ARENA_APPLICATION if place.profile in ARENA else "app:app")
+        command = [sys.executable, "-m", "uvicorn", served, "--port", str(place.port), "--loop", "uvloop"]
+        command += ["--interface", "asgi3"]  # which it does not take a function without `async` for
         command += ["--http", "httptools", "--no-access-log", "--log-level", "warning", "--backlog", "16384"]
         if place.tls:
             command += ["--ssl-certfile", str(place.certificate), "--ssl-keyfile", str(place.key)]
@@ -91,9 +99,11 @@ def _hypercorn(place: Place) -> tuple[list[str], dict[str, str]]:
 
 def _fastpysgi(place: Place) -> tuple[list[str], dict[str, str]]:
     tls = f"({str(place.certificate)!r}, {str(place.key)!r})" if place.tls else "None"
+    served = "from bench.variants import of_arena" if place.profile in ARENA else "from app import app"
     program = (
-        "import fastpysgi, app; server = fastpysgi.server; server.backlog = 16384; server.delete_all_binds();"
-        f" server.add_bind('127.0.0.1', {place.port}, {tls}); fastpysgi.run(app.app, server.bindlist)"
+        f"import fastpysgi; {served} as served; server = fastpysgi.server; server.backlog = 16384;"
+        f" server.delete_all_binds(); server.add_bind('127.0.0.1', {place.port}, {tls});"
+        f" fastpysgi.run(served, server.bindlist)"
     )
     return [sys.executable, "-c", program], {}
 
@@ -143,6 +153,8 @@ class Subject:
     command: Command
     profiles: tuple[str, ...] = HTTP1
     needs: str = sys.executable
+    short: bool = False
+    """Whether `make bench` measures it, unless `--subjects` names others."""
 
     @property
     def is_installed(self) -> bool:
@@ -155,37 +167,42 @@ SUBJECTS = (
         "granian-json",
         "this service, on its launcher's settings",
         _launcher(),
-        (*HTTP1, "json-comp", "json-h2c", "compressors"),
+        (*HTTP1, "json-comp", "json-h2c", "compressors", "choices", "arena"),
+        short=True,
     ),
     Subject("granian-ceiling", "the same Granian with bodies ready in memory", _launcher(variant("ceiling"))),
-    Subject("uvicorn", "uvicorn (uvloop, httptools), the same application", _uvicorn(), (*HTTP1, "json-comp")),
+    Subject(
+        "uvicorn",
+        "uvicorn (uvloop, httptools), the same application",
+        _uvicorn(),
+        (*HTTP1, "json-comp", "arena"),
+        short=True,
+    ),
     Subject(
         "uvicorn-zlib",
         "uvicorn with zlib at level 1, as in its arena entry",
         _uvicorn(variant("gzip-zlib-1")),
         ("json-comp",),
+        short=True,
     ),
     Subject("hypercorn", "hypercorn (uvloop), the same application", _hypercorn, (*HTTP1, "json-h2c")),
-    Subject("fastpysgi", "fastpysgi, the same application", _fastpysgi, (*HTTP1, "json-comp")),
+    Subject("fastpysgi", "fastpysgi, the same application", _fastpysgi, (*HTTP1, "json-comp", "arena"), short=True),
     Subject("node", "node's http, JSON.stringify", _node, needs="node"),
     Subject("nginx-files", "nginx serving the same bodies as files: the limit", _nginx, needs="nginx"),
+    *(
+        Subject(f"starlette-{name}", f"a Starlette application on {where}", command, ("framework",), short=True)
+        for name, where, command in (
+            ("uvicorn", "uvicorn (uvloop, httptools)", _uvicorn(STARLETTE)),
+            ("loop", "this launcher, on the loop", _launcher(STARLETTE, "loop")),
+            ("inline", "this launcher, inline", _launcher(STARLETTE, "inline")),
+        )
+    ),
+    Subject("without-inline", "this service on uvloop as it comes", _launcher("app:app", "loop"), ("choices",)),
     Subject(
-        "starlette-uvicorn",
-        "a Starlette application on uvicorn (uvloop, httptools)",
-        _uvicorn(STARLETTE),
-        ("framework",),
+        "without-buffer", "this service with a new buffer for each body", _launcher(variant("encode")), ("choices",)
     ),
     Subject(
-        "starlette-loop",
-        "a Starlette application on this launcher, on the loop",
-        _launcher(STARLETTE, "loop"),
-        ("framework",),
-    ),
-    Subject(
-        "starlette-inline",
-        "a Starlette application on this launcher, inline",
-        _launcher(STARLETTE, "inline"),
-        ("framework",),
+        "without-freeze", "this service after gc.unfreeze in the worker", _launcher(variant("thawed")), ("choices",)
     ),
     *(
         Subject(name, "this service with another compressor", _launcher(variant(name)), ("compressors",))
@@ -193,3 +210,5 @@ SUBJECTS = (
     ),
 )
 SERVICE = SUBJECTS[0].name
+ASGI_SERVERS = (SERVICE, "uvicorn", "hypercorn", "fastpysgi")
+"""Servers of the same application, which one can choose from."""

@@ -19,13 +19,26 @@ def paragraph(sentences: Sequence[str]) -> str:
     return textwrap.fill(" ".join(each for each in sentences if each), WIDTH, break_on_hyphens=False)
 
 
+def noise(measurement: Measurement) -> str:
+    """Say if others used the machine meanwhile; empty if not."""
+    if measurement.disturbed:
+        return (
+            f"**Disturbed**: others used the machine in {measurement.disturbed} of the rounds that count;"
+            f" {measurement.retaken} more were taken again."
+        )
+    if measurement.retaken:
+        return f"Others used the machine in {measurement.retaken} rounds, which were taken again."
+    return ""
+
+
 def section(measurement: Measurement) -> str:
     """Write a measurement as a heading, a table and its reading; a subject that failed has its error for figures."""
     title, head, rows = measurement.table()
     empty = [""] * (len(head) - 2)
     failed = [[name, f"error: {error}", *empty] for name, error in measurement.errors.items()]
     command = f"\n\n`{measurement.command}`" if measurement.command else ""
-    reading = f"\n{paragraph([sentences])}\n" if (sentences := measurement.reading()) else ""
+    sentences = paragraph([noise(measurement), measurement.reading()])
+    reading = f"\n{sentences}\n" if sentences else ""
     return f"### {title}{command}\n\n{table(head, [*rows, *failed])}\n{reading}"
 
 

@@ -3,17 +3,20 @@
 That one has its bodies ready in memory; `gzip_...` and `br_...` use another compressor.
 """
 
+import gc
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import brotli
+import msgspec
 from isal import isal_zlib
 from zlib_ng import zlib_ng
 
-from app.service import catalogue
+from app.service import application, arena, catalogue
 from app.service.application import CONTENT_TYPE, Application, Message, Receive, Send, build
 from app.service.negotiation import Coding
 from bench import oracle
@@ -21,9 +24,9 @@ from bench import oracle
 GZIP_WINDOW = 31  # zlib's number for the gzip format with a window of 32 KiB
 CANDIDATES: dict[str, Callable[[bytes], bytes]] = {
     **{f"gzip-isal-{level}": partial(isal_zlib.compress, level=level, wbits=GZIP_WINDOW) for level in range(4)},
-    **{f"gzip-zlib-ng-{level}": partial(zlib_ng.compress, level=level, wbits=GZIP_WINDOW) for level in (1, 4, 5, 6)},
-    **{f"gzip-zlib-{level}": partial(zlib.compress, level=level, wbits=GZIP_WINDOW) for level in (1, 4, 6)},
-    **{f"br-{quality}": partial(brotli.compress, quality=quality) for quality in (1, 2, 3, 5)},
+    **{f"gzip-zlib-ng-{level}": partial(zlib_ng.compress, level=level, wbits=GZIP_WINDOW) for level in (1, 4)},
+    "gzip-zlib-1": partial(zlib.compress, level=1, wbits=GZIP_WINDOW),
+    "br-1": partial(brotli.compress, quality=1),
 }
 
 
@@ -44,10 +47,61 @@ def ready_bodies() -> Application:
     return app
 
 
+def fresh_buffers() -> Application:
+    """Build the service with msgspec's `encode`, which grows a new buffer for each body."""
+
+    class Fresh(catalogue.Catalogue):
+        def __init__(self, items: Sequence[catalogue.Item]) -> None:
+            super().__init__(items)
+            encode = msgspec.json.Encoder().encode
+            lines = [catalogue.Line(*msgspec.structs.astuple(item)) for item in items]
+            selections = [(lines[:count], catalogue.Page(lines[:count], count)) for count in range(len(lines) + 1)]
+            bases = [line.price * line.quantity for line in lines]
+
+            def page(count: int, multiplier: int) -> bytes:
+                selected, response = selections[count]
+                for line, base in zip(selected, bases, strict=False):
+                    line.total = base * multiplier
+                return encode(response)
+
+            self.page = page
+
+    with mock.patch.object(application, "Catalogue", Fresh):
+        return build(catalogue.load(os.environ))
+
+
+def without_freeze() -> Application:
+    """Build the service so that the first request of a worker undoes the launcher's gc.freeze."""
+    service = build(catalogue.load(os.environ))
+    first = True
+
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        nonlocal first
+        if first:
+            first = False
+            gc.unfreeze()
+        await service(scope, receive, send)
+
+    return app
+
+
+def as_coroutine_function() -> Application:
+    """Build the arena's application as a coroutine function: fastpysgi takes any other callable for WSGI."""
+    served = arena.build(build(catalogue.load(os.environ)))
+
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        await served(scope, receive, send)
+
+    return app
+
+
+WHOLE = {"ceiling": ready_bodies, "encode": fresh_buffers, "thawed": without_freeze, "of_arena": as_coroutine_function}
+
+
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module's attributes have no common type
-    """Build a variant when a server asks for it: `ceiling`, or a candidate's name with _ in place of -."""
-    if name == "ceiling":
-        return ready_bodies()
+    """Build a variant when a server asks for it: one of WHOLE, or a candidate's name with _ in place of -."""
+    if name in WHOLE:
+        return WHOLE[name]()
     candidate = name.replace("_", "-")
     if candidate not in CANDIDATES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

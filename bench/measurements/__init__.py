@@ -8,6 +8,8 @@ import operator
 from typing import Any, Protocol
 
 from bench.measurements import (
+    arena,
+    choices,
     compressed,
     framework,
     growth_by_count,
@@ -35,13 +37,15 @@ class File(Protocol):
 
 
 FILES: tuple[File, ...] = (
-    in_process,
     throughput,
-    framework,
-    handshake_burst,
     steady,
+    framework,
     compressed,
+    arena,
+    handshake_burst,
     h2c,
+    choices,
+    in_process,
     growth_by_count,
     growth_by_workers,
     memory,

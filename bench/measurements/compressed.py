@@ -1,18 +1,22 @@
 """The arena's json-comp: how many compressed responses a second, and how small."""
 
-import shlex
 from functools import partial
 
-from bench.generators import Burst, parse_wrk, wrk
-from bench.measurements.base import Aim, Measurement, Rate, Step, Table, inverse, rates
+from bench import oracle
+from bench.generators import Burst
+from bench.measurements.base import Aim, Measurement, Rate, Step, Table, inverse, number, rates
+from bench.measurements.throughput import connections
 from bench.plan import Plan
-from bench.processes import OFFER, Running, loaded
+from bench.processes import OFFER, Running
 from bench.stats import shown
-from bench.turns import subjects_in_turn
+from bench.turns import Turns
+from bench.warm import Load, burst, warm_up
 
-CONNECTIONS = 512
-COUNTS = "25 40 50"
+COUNTS = (25, 40, 50)
 """Those of the arena's mix that json-comp requests."""
+PATHS = [f"/json/{count}?m={multiplier}" for count, multiplier in oracle.MIX if count in COUNTS]
+HEADLINE = 8
+"""Connections of one worker of 64, if the arena opens 512."""
 
 
 class Compressed(Measurement, tag="compressed"):
@@ -25,40 +29,63 @@ class Compressed(Measurement, tag="compressed"):
     def table(self) -> Table:
         """Return a row for each subject."""
         rows = [
-            [name, f"{each.rps:.0f}", f"{each.bytes:.0f}", shown(each.ratio)] for name, each in self.subjects.items()
+            [name, f"{each.rps:.0f}", f"{each.bytes:.0f}", shown(each.ratio), number(each.cpu, 1)]
+            for name, each in self.subjects.items()
         ]
-        head = ["subject", "rps", "bytes a response", "ratio of rps / bytes^2"]
-        return Table(f"{self.of}, {self.connections} connections: the arena's score", head, rows)
+        head = ["subject", "rps", "bytes a response", "ratio of rps / bytes^2", "CPU us a request"]
+        return Table(f"{self.of}, {connections(self.connections)}: the arena's score", head, rows)
 
     def aims(self) -> list[Aim]:
         """Compare this service's score with that of uvicorn's arena entry."""
-        if self.of != "json-comp" or not (reached := inverse(self.subjects, "uvicorn-zlib")):
+        if (self.of, self.connections) != ("json-comp", HEADLINE):
             return []
-        return [Aim("json-comp, score over uvicorn's with zlib", "2", f"{reached:.2f}")]
+        reached = inverse(self.subjects, "uvicorn-zlib")
+        what = f"json-comp, {HEADLINE} connections, score over uvicorn's with zlib"
+        return [Aim(what, "2.5", f"{reached:.2f}")] if reached else []
 
 
-def measure(plan: Plan, of: str) -> list[Measurement]:
+def _load(plan: Plan, number: int) -> Load:
+    options = ("-H", f"Accept-Encoding: {OFFER}")
+    return Load(number, plan.seconds, warm_up(number, tls=False), options=options)
+
+
+def _turns(plan: Plan, of: str, number: int) -> Turns:
+    return Turns(plan.of(of), "json-comp", f"{of}, {connections(number)}", _load(plan, number).cost)
+
+
+def measure(plan: Plan, of: str, number: int) -> list[Measurement]:
     """Measure the rate over the square of the bytes a response, headers among them."""
-    plan = plan.of(of)
+    turns, load = _turns(plan, of, number), _load(plan, number)
 
-    def burst(run: Running) -> Burst:
-        command = wrk(run.url, CONNECTIONS, plan.seconds, offer=OFFER, counts=COUNTS)
-        return parse_wrk(loaded(command, plan.load_cpus, plan.seconds + 30))
+    def one(run: Running) -> Burst:
+        return burst(run, load, PATHS, 1000, plan.load_cpus)  # the bytes of a body vary with the compressor
 
-    bursts, errors = subjects_in_turn(plan, "json-comp", None, f"{of}, {CONNECTIONS} connections", burst)
+    taken = turns.take(one)
     return [
         Compressed(
-            command=shlex.join(wrk("URL", CONNECTIONS, plan.seconds, offer=OFFER, counts=COUNTS)),
-            errors=errors,
+            command=" ".join(load.command(["URL ..."])),
+            errors=taken.errors,
+            retaken=taken.retaken,
+            disturbed=taken.disturbed,
             of=of,
-            connections=CONNECTIONS,
-            subjects=rates(plan, bursts, lambda each: each.rps / each.bytes_a_response**2),
+            connections=number,
+            subjects=rates(turns.plan, taken.figures, lambda each: each.rps / each.bytes_a_response**2),
         )
     ]
 
 
+def _cost(plan: Plan, of: str, number: int) -> float:
+    return _turns(plan, of, number).cost
+
+
 RESULTS = (Compressed,)
-STEPS = (
-    Step("json-comp", partial(measure, of="json-comp")),
-    Step("compressors", partial(measure, of="compressors"), full=True),
+STEPS = tuple(
+    Step(
+        f"{of}-{number}",
+        partial(measure, of=of, number=number),
+        partial(_cost, of=of, number=number),
+        full=(of, number) != ("json-comp", HEADLINE),
+    )
+    for of, numbers in (("json-comp", (8, 64, 512)), ("compressors", (8, 64, 256)))
+    for number in numbers
 )

@@ -1,11 +1,13 @@
 """What an application of somebody else gains: the same Starlette application on uvicorn and on this launcher."""
 
-from bench.generators import Burst, parse_wrk, wrk
+from bench.generators import Burst
 from bench.measurements.base import Measurement, Rate, Step, Table, rates
+from bench.measurements.throughput import BODY, KEY, PATHS, load_of
 from bench.plan import Plan
-from bench.processes import Running, loaded
+from bench.processes import Running
 from bench.stats import shown
-from bench.turns import subjects_in_turn
+from bench.turns import Turns
+from bench.warm import burst
 
 CONNECTIONS = 64
 
@@ -43,24 +45,30 @@ def _us(rate: Rate) -> str:
     return f"{1e6 / rate.rps:.0f}"
 
 
+def _turns(plan: Plan) -> Turns:
+    what = f"a Starlette application, {CONNECTIONS} connections"
+    return Turns(plan.of("framework"), "json-tls", what, load_of(plan, CONNECTIONS, tls=True).cost, KEY)
+
+
 def measure(plan: Plan) -> list[Measurement]:
     """Measure the rates."""
-    plan = plan.of("framework")
+    turns, load = _turns(plan), load_of(plan, CONNECTIONS, tls=True)
 
-    def burst(run: Running) -> Burst:
-        return parse_wrk(loaded(wrk(run.url, CONNECTIONS, plan.seconds), plan.load_cpus, plan.seconds + 30))
+    def one(run: Running) -> Burst:
+        return burst(run, load, PATHS, BODY, plan.load_cpus)
 
-    what = f"a Starlette application, {CONNECTIONS} connections"
-    bursts, errors = subjects_in_turn(plan, "json-tls", plan.pairs["RSA-2048"], what, burst)
+    taken = turns.take(one)
     return [
         Framework(
-            command=" ".join(wrk("URL", CONNECTIONS, plan.seconds)),
-            errors=errors,
+            command=" ".join(load.command(["URL ..."])),
+            errors=taken.errors,
+            retaken=taken.retaken,
+            disturbed=taken.disturbed,
             connections=CONNECTIONS,
-            subjects=rates(plan, bursts, lambda each: each.rps),
+            subjects=rates(turns.plan, taken.figures, lambda each: each.rps),
         )
     ]
 
 
 RESULTS = (Framework,)
-STEPS = (Step("framework", measure),)
+STEPS = (Step("framework", measure, lambda plan: _turns(plan).cost, full=False),)

@@ -3,14 +3,15 @@
 import statistics
 
 from bench import oracle
-from bench.generators import parse_wrk, wrk
 from bench.measurements.base import Measurement, Step, Table
+from bench.measurements.throughput import KEY, load_of
 from bench.plan import Plan
-from bench.processes import Running, loaded
+from bench.processes import Running
 from bench.subjects import SERVICE
-from bench.turns import subjects_in_turn
+from bench.turns import Turns
+from bench.warm import burst
 
-CONNECTIONS = 256
+CONNECTIONS = 64
 
 
 class GrowthByCount(Measurement, tag="growth-by-count"):
@@ -24,19 +25,30 @@ class GrowthByCount(Measurement, tag="growth-by-count"):
         return Table("This service by count", ["count", "rps"], rows)
 
 
+def _turns(plan: Plan) -> Turns:
+    seconds = load_of(plan, CONNECTIONS, tls=True).cost * len(oracle.MIX)
+    return Turns(plan.of_service(), "json-tls", "rate by count", seconds, KEY)
+
+
 def measure(plan: Plan) -> list[Measurement]:
     """Measure each of the mix's counts, one count a burst, in turn."""
-    counts = [count for count, _ in oracle.MIX]
+    turns, load = _turns(plan), load_of(plan, CONNECTIONS, tls=True)
 
     def bursts(run: Running) -> list[float]:
-        commands = [wrk(run.url, CONNECTIONS, plan.seconds, counts=str(count)) for count in counts]
-        return [parse_wrk(loaded(command, plan.load_cpus, plan.seconds + 30)).rps for command in commands]
+        return [
+            burst(run, load, [f"/json/{count}?m={multiplier}"], len(oracle.body(count, multiplier)), plan.load_cpus).rps
+            for count, multiplier in oracle.MIX
+        ]
 
-    series, errors = subjects_in_turn(plan.of_service(), "json-tls", plan.pairs["RSA-2048"], "rate by count", bursts)
-    rounds = series.get(SERVICE, [])
-    rates = {count: statistics.median(each[index] for each in rounds) for index, count in enumerate(counts) if rounds}
-    return [GrowthByCount(errors=errors, rates=rates)]
+    taken = turns.take(bursts)
+    rounds = taken.figures.get(SERVICE, [])
+    rates = {
+        count: statistics.median(each[index] for each in rounds)
+        for index, (count, _) in enumerate(oracle.MIX)
+        if rounds
+    }
+    return [GrowthByCount(errors=taken.errors, retaken=taken.retaken, disturbed=taken.disturbed, rates=rates)]
 
 
 RESULTS = (GrowthByCount,)
-STEPS = (Step("growth-by-count", measure, full=True),)
+STEPS = (Step("growth-by-count", measure, lambda plan: _turns(plan).cost),)

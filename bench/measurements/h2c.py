@@ -11,11 +11,11 @@ from bench.measurements.base import Measurement, Step, Table
 from bench.plan import Plan
 from bench.processes import Running, loaded
 from bench.stats import Ratio, shown
-from bench.turns import against_first, subjects_in_turn
+from bench.turns import Turns, against_first
+from bench.warm import AROUND
 
 STREAMS = 32
-HEADLINE = 64
-"""The number of connections in `make bench`, too."""
+WARM, SECONDS = 1, 3
 
 
 class StreamRate(msgspec.Struct):
@@ -45,18 +45,23 @@ class H2c(Measurement, tag="h2c"):
         return Table(f"json-h2c, {self.connections} connections of {STREAMS} streams", head, rows)
 
 
+def _turns(plan: Plan, connections: int) -> Turns:
+    # hypercorn responds to nothing in that time if there are a thousand connections.
+    plan = plan.of("json-h2c", ("hypercorn",) if connections >= 1000 else ())
+    return Turns(plan, "json-h2c", f"json-h2c, {connections} connections", WARM + SECONDS + AROUND)
+
+
 def measure(plan: Plan, connections: int) -> list[Measurement]:
     """Measure the rate at a number of connections."""
-    plan = plan.of("json-h2c")
-    seconds = 5 * plan.seconds
+    turns = _turns(plan, connections)
 
-    def burst(run: Running) -> Streams:
+    def one(run: Running) -> Streams:
         urls = [f"{run.url}/json/{count}?m={multiplier}" for count, multiplier in oracle.MIX]
-        command = h2load_streams(urls, connections, STREAMS, seconds)
-        return parse_h2load_streams(loaded(command, plan.load_cpus, seconds + 60))
+        command = h2load_streams(urls, connections, STREAMS, SECONDS, WARM)
+        return parse_h2load_streams(loaded(command, plan.load_cpus, turns.seconds + 60))
 
-    series, errors = subjects_in_turn(plan, "json-h2c", None, f"json-h2c, {connections} connections", burst)
-    compared = against_first(plan, {name: [each.rps for each in bursts] for name, bursts in series.items()})
+    taken = turns.take(one)
+    compared = against_first(turns.plan, {name: [each.rps for each in runs] for name, runs in taken.figures.items()})
     subjects = {
         name: StreamRate(
             rps=statistics.median(each.rps for each in bursts),
@@ -66,14 +71,30 @@ def measure(plan: Plan, connections: int) -> list[Measurement]:
             ratio=compared[name],
             bursts=bursts,
         )
-        for name, bursts in series.items()
+        for name, bursts in taken.figures.items()
     }
-    command = " ".join(h2load_streams(["URL ..."], connections, STREAMS, seconds))
-    return [H2c(command=command, errors=errors, connections=connections, subjects=subjects)]
+    return [
+        H2c(
+            command=" ".join(h2load_streams(["URL ..."], connections, STREAMS, SECONDS, WARM)),
+            errors=taken.errors,
+            retaken=taken.retaken,
+            disturbed=taken.disturbed,
+            connections=connections,
+            subjects=subjects,
+        )
+    ]
+
+
+def _cost(plan: Plan, connections: int) -> float:
+    return _turns(plan, connections).cost
 
 
 RESULTS = (H2c,)
 STEPS = tuple(
-    Step(f"json-h2c-{connections}", partial(measure, connections=connections), full=connections != HEADLINE)
+    Step(
+        f"json-h2c-{connections}",
+        partial(measure, connections=connections),
+        partial(_cost, connections=connections),
+    )
     for connections in (64, 1024)
 )

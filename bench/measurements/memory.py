@@ -15,6 +15,7 @@ from bench.subjects import SERVICE, SUBJECTS
 WORKERS = (1, 2, 4, 8)
 CONNECTIONS = 1000
 LOAD_SECONDS = 6
+SECONDS = 20.0
 
 
 class MemoryByWorkers(Measurement, tag="memory-by-workers"):
@@ -60,7 +61,7 @@ def _by_workers(plan: Plan) -> MemoryByWorkers:
     mib: dict[int, float] = {}
     try:
         for workers in WORKERS:
-            plan.tell(f"memory at {workers} workers")
+            plan.tell(f"memory at {workers} workers", SECONDS / 5)
             with started(SUBJECTS[0], plan, "json-tls", plan.pairs["RSA-2048"], workers) as run:
                 mib[workers] = run.own_memory() / 2**20
     except MeasurementError as error:
@@ -69,7 +70,7 @@ def _by_workers(plan: Plan) -> MemoryByWorkers:
 
 
 def _by_connection(plan: Plan) -> MemoryByConnection:
-    plan.tell("memory by connections")
+    plan.tell("memory by connections", SECONDS / 5)
     pair = plan.pairs["RSA-2048"]
     context = ssl.create_default_context()
     pair.authority.configure_trust(context)
@@ -105,4 +106,4 @@ def _under_load(run: Running, plan: Plan) -> int:
 
 
 RESULTS = (MemoryByWorkers, MemoryByConnection)
-STEPS = (Step("memory", measure, full=True),)
+STEPS = (Step("memory", measure, lambda _: SECONDS),)

@@ -1,25 +1,30 @@
-"""Latency at a steady rate, well below saturation."""
+"""Latency and CPU time at a steady rate, well below saturation: a share of what uvicorn can do."""
 
-import re
 import statistics
+from dataclasses import replace
+from functools import partial
 
 import msgspec
 
-from bench import oracle
-from bench.generators import MeasurementError
-from bench.measurements.base import Measurement, Step, Table
+from bench.generators import Burst, MeasurementError
+from bench.measurements.base import Measurement, Rate, Step, Table, number, rates
+from bench.measurements.throughput import BODY, KEY, PATHS, load_of
 from bench.plan import Plan
-from bench.processes import Running, loaded
-from bench.stats import Ratio, percentile, shown
-from bench.turns import against_first, subjects_in_turn
+from bench.processes import Running, started
+from bench.stats import Ratio, shown
+from bench.subjects import SUBJECTS
+from bench.turns import START, Turns
+from bench.warm import Load, burst
 
-RATE, CLIENTS, SECONDS = 2000, 32, 4
-COUNT, MULTIPLIER = 25, 4
-COMMAND = ["h2load", "--h1", "-c", str(CLIENTS), f"--rps={RATE / CLIENTS:g}", "-D", str(SECONDS)]
+CONNECTIONS = 64
+SECONDS = 1.5
+SHARES = (0.5, 0.1, 0.8)
+MEASURE, PROBES = "uvicorn", 5
+"""The subject whose capacity is the measure, and the bursts that find it."""
 
 
 class Latency(msgspec.Struct):
-    """Milliseconds: medians of the rounds, and the ratio of p99 to this service's."""
+    """Milliseconds: medians of the rounds, and the ratio of p99 to this service's; in results before November 2026."""
 
     p50: float
     p99: float
@@ -27,7 +32,7 @@ class Latency(msgspec.Struct):
 
 
 class Steady(Measurement, tag="steady"):
-    """Latencies at `rate` requests a second over TLS."""
+    """Latencies at `rate` requests a second over TLS; in results before November 2026 alone."""
 
     rate: int
     subjects: dict[str, Latency]
@@ -39,48 +44,89 @@ class Steady(Measurement, tag="steady"):
         return Table(f"Latency at {self.rate} requests a second over TLS, count 25", head, rows)
 
 
-def latencies(output: str, log: str, body: int) -> list[float]:
-    """Read h2load's output and its log as milliseconds of each request, responses with `body` bytes.
+class Share(Measurement, tag="share"):
+    """The arena's mix over TLS at `rate` requests a second, a `share` of uvicorn's capacity with as many connections."""
 
-    Raises MeasurementError if a response was not 200, or fewer than nine tenths of the requests were made.
-    """
-    lines = [line.split("\t") for line in log.splitlines()]
-    statuses = {status for _, status, _ in lines}
-    # 0 is none: h2load has read no status (see parse_h2load), so that the bytes have to be right. The time ends with
-    # a request under way on each connection at most.
-    data = re.search(r"\((\d+)\) data", output)
-    whole = data is not None and len(lines) * body <= int(data[1]) < (len(lines) + CLIENTS) * body
-    if not (statuses == {"200"} or (statuses == {"0"} and whole)) or " 0 errored, 0 timeout" not in output:
-        raise MeasurementError(f"h2load: {[line for line in output.splitlines() if line.startswith('requests')]}")
-    if len(lines) < RATE * SECONDS * 0.9:
-        raise MeasurementError(f"{len(lines) / SECONDS:.0f} requests a second instead of {RATE}: it is saturated")
-    return [float(microseconds) / 1e3 for _, _, microseconds in lines]
+    share: float
+    rate: float
+    connections: int
+    subjects: dict[str, Rate]
+
+    def identity(self) -> str:
+        """Return a name without the rate, which each run finds anew."""
+        return f"json-tls at {self.share:.0%} of {MEASURE}'s capacity"
+
+    def table(self) -> Table:
+        """Return a row for each subject."""
+        rows = [
+            [
+                name,
+                number(each.p50),
+                number(each.p99),
+                shown(each.p99_ratio),
+                number(each.cpu, 1),
+                shown(each.cpu_ratio),
+            ]
+            for name, each in self.subjects.items()
+        ]
+        head = ["subject", "p50 ms", "p99 ms", "ratio of p99", "CPU us a request", "ratio of CPU"]
+        title = f"json-tls at {self.rate:,.0f} requests a second, {self.share:.0%} of what {MEASURE} can do"
+        return Table(f"{title}, {self.connections} connections", head, rows)
 
 
-def measure(plan: Plan) -> list[Measurement]:
-    """Send RATE requests a second over TLS from CLIENTS connections."""
+def capacity(plan: Plan) -> float:
+    """Measure the requests a second of which the shares are taken; raises MeasurementError."""
+    subject = next(each for each in SUBJECTS if each.name == MEASURE)
+    load = load_of(plan, CONNECTIONS, tls=True)
+    plan.tell(f"the capacity of {MEASURE}", START)
+    with started(subject, plan, "json-tls", plan.pairs[KEY]) as run:
+        run.resume()
+        found = [burst(run, load, PATHS, BODY, plan.load_cpus).rps for _ in range(PROBES)]
+    plan.tell(f"the capacity of {MEASURE}", PROBES * load.cost)
+    return statistics.median(found)
+
+
+def _turns(plan: Plan, share: float) -> Turns:
     plan = plan.of("json-tls")
+    load = replace(load_of(plan, CONNECTIONS, tls=True), seconds=SECONDS)
+    return Turns(plan, "json-tls", f"{share:.0%} of {MEASURE}'s capacity", load.cost, KEY)
 
-    def one(run: Running) -> list[float]:
-        log = run.place.folder / "latencies"
-        log.unlink(missing_ok=True)
-        command = [*COMMAND, f"--log-file={log}", f"{run.url}/json/{COUNT}?m={MULTIPLIER}"]
-        output = loaded(command, plan.load_cpus, SECONDS + 30)
-        return latencies(output, log.read_text(), len(oracle.body(COUNT, MULTIPLIER)))
 
-    what = f"steady {RATE} requests a second"
-    series, errors = subjects_in_turn(plan, "json-tls", plan.pairs["RSA-2048"], what, one)
-    compared = against_first(plan, {name: [percentile(each, 99) for each in runs] for name, runs in series.items()})
-    subjects = {
-        name: Latency(
-            p50=statistics.median(percentile(each, 50) for each in runs),
-            p99=statistics.median(percentile(each, 99) for each in runs),
-            ratio=compared[name],
+def measure(plan: Plan, share: float) -> list[Measurement]:
+    """Find the capacity, then measure at that share of it."""
+    turns = _turns(plan, share)
+    try:
+        rate = round(capacity(plan) * share, -2)
+    except MeasurementError as error:
+        return [Share(errors={MEASURE: str(error)}, share=share, rate=0, connections=CONNECTIONS, subjects={})]
+    load = Load(CONNECTIONS, SECONDS, load_of(plan, CONNECTIONS, tls=True).warm, rate)
+
+    def one(run: Running) -> Burst:
+        return burst(run, load, PATHS, BODY, plan.load_cpus)
+
+    taken = turns.take(one)
+    return [
+        Share(
+            command=" ".join(load.command(["URL ..."])),
+            errors=taken.errors,
+            retaken=taken.retaken,
+            disturbed=taken.disturbed,
+            share=share,
+            rate=rate,
+            connections=CONNECTIONS,
+            subjects=rates(turns.plan, taken.figures, lambda each: each.rps),
         )
-        for name, runs in series.items()
-    }
-    return [Steady(command=" ".join([*COMMAND, "URL"]), errors=errors, rate=RATE, subjects=subjects)]
+    ]
 
 
-RESULTS = (Steady,)
-STEPS = (Step("steady", measure),)
+def _cost(plan: Plan, share: float) -> float:
+    return START + PROBES * load_of(plan, CONNECTIONS, tls=True).cost + _turns(plan, share).cost
+
+
+RESULTS = (Steady, Share)
+STEPS = tuple(
+    Step(
+        f"steady-{share * 100:.0f}", partial(measure, share=share), partial(_cost, share=share), full=share != SHARES[0]
+    )
+    for share in SHARES
+)
