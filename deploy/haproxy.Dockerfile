@@ -1,4 +1,4 @@
-# HAProxy from Debian: docker build -f deploy/haproxy.Dockerfile -t granian-json-haproxy deploy. Its configuration is mounted.
+# HAProxy from Debian, its configuration to be mounted: docs/scale-out.md.
 FROM debian:trixie-slim
 RUN apt-get update \
     && apt-get install -y --no-install-recommends haproxy \
