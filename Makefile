@@ -11,7 +11,7 @@ DEVELOPMENT := $(VENV)/development-$(INTERPRETER)
 UPGRADE = $(if $(PACKAGE),--upgrade-package $(PACKAGE),--upgrade)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-fast test-container format check soak campaign bench bench-app bench-full lock clean
+.PHONY: help serve test test-fast test-container test-swarm format check soak campaign bench bench-app bench-full lock clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -33,10 +33,10 @@ serve: $(RUNTIME)  ## serve, without a pair a self-signed one; settings from ser
 	@exec $(BIN)/python -m app --self-signed
 
 test: $(DEVELOPMENT)  ## run the test suite, three minutes; says how much of app/service and app/settings it covers
-	@$(BIN)/python -m pytest -m 'not container' --numprocesses 4 --dist loadgroup --cov
+	@$(BIN)/python -m pytest -m 'not container and not swarm' --numprocesses 4 --dist loadgroup --cov
 
 test-fast: $(DEVELOPMENT)  ## run the tests that need no server process, under half a minute
-	@$(BIN)/python -m pytest -m 'not container and not server' --numprocesses 2
+	@$(BIN)/python -m pytest -m 'not container and not swarm and not server' --numprocesses 2
 
 soak: $(DEVELOPMENT)  ## load the service for half an hour, into docs/reliability.md; SOAK='--scale 0.1 --minutes 1' for less
 	@$(BIN)/python -m bench.soak $(SOAK)
@@ -46,6 +46,9 @@ campaign: $(DEVELOPMENT)  ## an hour of renewals, signals and faults under load,
 
 test-container: $(DEVELOPMENT)  ## build the image and test it in the Docker engine that `docker info` reaches
 	@$(BIN)/python -m pytest -m container -rP
+
+test-swarm: $(DEVELOPMENT)  ## run deploy/stack.yaml in a swarm of its own, in the Docker engine that `docker info` reaches
+	@$(BIN)/python -m pytest -m swarm -rP
 
 format: $(DEVELOPMENT)  ## format, and mend what ruff can mend
 	$(BIN)/ruff check --fix --silent . || true

@@ -249,12 +249,14 @@ class Load:
         requests: int = 0,
         pause: float = 0.0,
         processes: int = 1,
+        python: Sequence[str] = (sys.executable,),
     ) -> None:
+        """Start them; `python` is the command of an interpreter with the repository as its working directory."""
         plan = Plan(port, connections // processes, str(authority) if authority else None, requests, pause)
         self.connections, self.requests = plan.connections * processes, requests
         self.processes = [
             subprocess.Popen(
-                [sys.executable, "-m", "bench.verified_load", json.dumps(asdict(plan))],
+                [*python, "-m", "bench.verified_load", json.dumps(asdict(plan))],
                 cwd=ROOT,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

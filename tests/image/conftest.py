@@ -13,22 +13,14 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from bench import oracle
 from tests.support.certificates import write_self_signed
-from tests.support.container import ARENA_IMAGE, SERVICE_IMAGE, Container, Run, docker, engine_responds
+from tests.support.container import ARENA_IMAGE, SERVICE_IMAGE, Container, Run, built, docker
 from tests.support.ports import free_ports
-
-
-def built(name: str, *options: str) -> str:
-    """Build an image, and return its name."""
-    if not engine_responds():
-        pytest.skip("no Docker engine: `docker info` does not respond")
-    docker("build", "--network", "host", "-t", name, *options, ".", timeout=900)
-    return name
 
 
 @pytest.fixture(scope="session")
 def image() -> str:
     """What teams deploy."""
-    return built(SERVICE_IMAGE, "--target", "service")
+    return built(SERVICE_IMAGE, "--target", "service", ".")
 
 
 @pytest.fixture(scope="session")

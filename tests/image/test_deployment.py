@@ -4,11 +4,13 @@ import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import kubernetes_validate
 import pytest
 import yaml
 
+from bench import oracle
 from tests.support.processes import ROOT
 
 PROFILES = {
@@ -16,17 +18,46 @@ PROFILES = {
     *("baseline-h2c", "pipelined", "json-comp", "json-h2c"),
 }
 """Those of the arena that need no database, as of September 2026."""
-DOCUMENTS = list(yaml.safe_load_all((ROOT / "deploy" / "kubernetes.yaml").read_text()))
+KUBERNETES = ROOT / "deploy" / "kubernetes"
+RESOURCES = [path for path in sorted((KUBERNETES / "base").glob("*.yaml")) if path.name != "kustomization.yaml"]
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=[document["kind"] for document in DOCUMENTS])
-def test_kubernetes_accepts_it(document: dict[str, object]) -> None:
-    kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
+@pytest.mark.parametrize("path", RESOURCES, ids=[path.stem for path in RESOURCES])
+def test_kubernetes_accepts_it(path: Path) -> None:
+    kubernetes_validate.validate(yaml.safe_load(path.read_text()), kubernetes_validate.latest_version(), strict=True)
 
 
-def test_the_kubernetes_secret_is_empty() -> None:
-    (secret,) = [document for document in DOCUMENTS if document["kind"] == "Secret"]
-    assert set(secret["data"].values()) == {""}
+def test_what_is_applied_is_all_but_the_example_of_a_secret() -> None:
+    resources = yaml.safe_load((KUBERNETES / "base" / "kustomization.yaml").read_text())["resources"]
+    assert set(resources) == {path.name for path in RESOURCES} - {"secret.example.yaml"}
+
+
+def test_the_kubernetes_dataset_is_the_bundled_one() -> None:
+    assert (KUBERNETES / "base" / "dataset.json").read_bytes() == oracle.BUNDLED.read_bytes()
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl")
+@pytest.mark.parametrize("folder", ["base", "example"])
+def test_kustomize_builds_what_kubernetes_accepts(folder: str) -> None:
+    command = ["kubectl", "kustomize", str(KUBERNETES / folder)]
+    built = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    documents = {document["kind"]: document for document in yaml.safe_load_all(built)}
+    for document in documents.values():
+        kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
+    assert "Secret" not in documents
+    deployment = documents["Deployment"]
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    for selector in (
+        deployment["spec"]["selector"]["matchLabels"],
+        documents["Service"]["spec"]["selector"],
+        documents["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
+        documents["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"],
+    ):
+        assert selector == labels
+    assert documents["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
+    pod = deployment["spec"]["template"]["spec"]
+    assert pod["volumes"][1]["configMap"]["name"] == documents["ConfigMap"]["metadata"]["name"]
+    assert not pod["containers"][0]["image"].endswith(("latest", "granian-json"))
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")

@@ -24,6 +24,14 @@ def engine_responds() -> bool:
         return False
 
 
+def built(name: str, *options: str) -> str:
+    """Build an image from the repository, or from the folder that the options name last; return its name."""
+    if not engine_responds():
+        pytest.skip("no Docker engine: `docker info` does not respond")
+    docker("build", "--network", "host", "-t", name, *(options or ["."]), timeout=900)
+    return name
+
+
 def docker(*arguments: str, check: bool = True, timeout: float = 60) -> str:
     result = subprocess.run(
         ["docker", *arguments], capture_output=True, text=True, timeout=timeout, check=False, cwd=ROOT
