@@ -1,6 +1,7 @@
 """How a server process is drained: two signals from the launcher, and what the application's clients see of it."""
 
 import asyncio
+import mmap
 import signal
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -10,9 +11,10 @@ from typing import Any, NoReturn
 from app.launcher.child import end_process
 from app.launcher.console import warn
 
-CLOSE_NOTICE = signal.SIGUSR1
-"""To a server process and its workers: send `Connection: close` on every response from now on."""
-DRAIN = signal.SIGUSR2
+# Real-time signals: SIGUSR1 and SIGUSR2 are what an application would take (faulthandler.register).
+CLOSE_NOTICE = signal.SIGRTMIN + 5
+"""To a server process: send `Connection: close` on every response from now on."""
+DRAIN = signal.SIGRTMIN + 6
 """To a server process, which passes it on to its workers: accept no more, finish what was received, end."""
 STARTUP_FAILED = 3
 """The exit status of a worker whose application reports that its startup has failed."""
@@ -68,7 +70,7 @@ class Draining:
         self.name = name
         self.application = application
         self.requests_done = requests_done
-        self.notice = False
+        self.notice = mmap.mmap(-1, 1)  # shared with the workers: a signal to all would end what they have executed
         self.restarting = False
         self.web_sockets: set[_WebSocket] = set()
 
@@ -78,7 +80,7 @@ class Draining:
         The client then knows that the connection ends with the response (RFC 9112, section 9.6), and sends its next
         request on another. HTTP/2 has no such header (RFC 9113, section 8.2.2).
         """
-        self.notice = True
+        self.notice[0] = 1
 
     async def close_web_sockets(self) -> None:
         """Close what is open, and what is accepted later, with 1012: a client may connect again at once."""
@@ -91,7 +93,7 @@ class Draining:
         """Return the application's coroutine: for a request there is none of our own around it."""
         kind = scope["type"]
         if kind == "http":
-            if self.notice and scope["http_version"] != "2":
+            if self.notice[0] and scope["http_version"] != "2":
                 return self.application(scope, receive, _with_close(send))
             return self.application(scope, receive, send)
         return self._web_socket(scope, receive, send) if kind == "websocket" else self._lifespan(scope, receive, send)

@@ -1,0 +1,146 @@
+"""Applications that do what few do: start processes and threads, take signals, send without ever waiting."""
+
+import os
+import signal
+import ssl
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support.processes import ROOT, wait_until
+from tests.support.service import Launch, Service
+
+APP = "from tests.support.applications import app, note, respond\n"
+EXECUTING = f"""
+import asyncio, multiprocessing, signal, subprocess, time
+{APP}
+others = app
+
+async def app(scope, receive, send):
+    if scope["type"] != "http":
+        return await others(scope, receive, send)
+    await asyncio.sleep(0)
+    number = int(scope["query_string"] or b"0")
+    if scope["path"] == "/forked":
+        forked = multiprocessing.Process(target=time.sleep, args=(60,))
+        forked.start()
+        forked.terminate()
+        await asyncio.to_thread(forked.join)
+        code = forked.exitcode
+    elif scope["path"] == "/executed":
+        executed = subprocess.Popen(["sleep", "60"])
+        executed.send_signal(number)
+        code = await asyncio.to_thread(executed.wait)
+    elif scope["path"] == "/ignored":
+        shown = subprocess.run(["grep", "SigIgn", "/proc/self/status"], capture_output=True).stdout
+        code = int(shown.split()[1], 16)
+    elif scope["path"] == "/long":
+        executed = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+        note("executed")
+        await asyncio.sleep(1)
+        executed.stdin.close()
+        code = await asyncio.to_thread(executed.wait)
+    else:  # the launcher asks for "/" at the start
+        code = 0
+    await respond(send, str(code).encode())
+"""
+TAKING_SIGNALS = f"""
+import faulthandler, signal
+{APP}
+others = app
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        faulthandler.register(signal.SIGUSR1)
+        faulthandler.register(signal.SIGUSR2)
+    await others(scope, receive, send)
+"""
+
+
+@pytest.fixture
+def start(launch: Launch, pair: dict[str, str], tmp_path: Path) -> Callable[..., Service]:
+    """Start the launcher with an application of this source; its notes are in the file `notes`."""
+
+    def start(source: str, *arguments: str, **environment: str) -> Service:
+        (tmp_path / "odd.py").write_text(source)
+        return launch(
+            *arguments,
+            APPLICATION="odd:app",
+            NOTES=str(tmp_path / "notes"),
+            PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)]),
+            **pair,
+            **environment,
+        )
+
+    return start
+
+
+def test_what_an_application_executes_gets_its_signals(start: Callable[..., Service], trust: ssl.SSLContext) -> None:
+    service = start(EXECUTING, WORKERS="1").ready()
+    with httpx.Client(base_url=service.url, verify=trust, trust_env=False, timeout=30) as client:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            assert client.get(f"/executed?{number:d}").text == str(-number)
+        ignored = int(client.get("/ignored").text)
+        assert not any(ignored >> (number - 1) & 1 for number in (signal.SIGTTIN, signal.SIGTTOU, signal.SIGTERM))
+        assert client.get("/forked").text == str(-signal.SIGTERM)
+    service.stop()
+    assert service.errors.read_text() == ""
+
+
+def test_what_an_application_executes_outlives_the_close_notice(
+    start: Callable[..., Service], tmp_path: Path, trust: ssl.SSLContext
+) -> None:
+    service = start(EXECUTING, WORKERS="1").ready()
+    codes: list[str] = []
+
+    def execute() -> None:
+        codes.append(httpx.get(f"{service.url}/long", verify=trust, trust_env=False, timeout=30).text)
+
+    thread = threading.Thread(target=execute)
+    thread.start()
+    wait_until(lambda: "executed" in (tmp_path / "notes").read_text(), "the program")
+    service.stop()
+    thread.join()
+    assert codes == ["0"]
+    assert service.errors.read_text() == ""
+
+
+def test_sigusr1_and_sigusr2_are_an_applications_to_take(start: Callable[..., Service], trust: ssl.SSLContext) -> None:
+    service = start(TAKING_SIGNALS, WORKERS="1").ready()
+    service.remember()
+    with (
+        httpx.Client(verify=trust, trust_env=False, timeout=30) as client,
+        client.stream("GET", f"{service.tls_url}/stream?20") as response,
+    ):
+        lines = response.iter_lines()
+        next(lines)
+        service.signal(signal.SIGTERM)
+        wait_until(lambda: _says_close(client, f"{service.url}/close-notice"), "the close notice")
+        assert list(lines) == [str(number) for number in range(1, 20)]
+    assert service.wait() == 0, service.report()
+    service.gone()
+    assert service.errors.read_text() == ""
+
+
+def _says_close(client: httpx.Client, url: str) -> bool:
+    return "connection" in client.get(url).headers
+
+
+def test_sigusr1_and_sigusr2_are_not_heeded_by_who_does_not_take_them(
+    start: Callable[..., Service], trust: ssl.SSLContext
+) -> None:
+    service = start(APP, WORKERS="1").ready()
+    before = service.all_workers()
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        for each in service.server_processes:
+            os.killpg(each, number)
+        service.signal(number)
+    with httpx.Client(verify=trust, trust_env=False) as client:
+        for url in (service.url, service.tls_url):
+            assert not _says_close(client, f"{url}/state")
+    assert service.all_workers() == before
+    service.stop()
+    assert service.errors.read_text() == ""
