@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import json
 import os
 import signal
 import sys
@@ -11,8 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from app.launcher import signals
 from app.launcher.child import Child
 from app.launcher.draining import Application
@@ -20,6 +19,7 @@ from app.settings.application import ApplicationSettings
 from app.settings.errors import ConfigurationError, shown
 
 LOOK = 0.01  # seconds between looks at a process that tries an import
+TRIED = 87  # exit status of a process that has tried an import: an application may end it with 0
 OWN_PACKAGE = __name__.partition(".")[0]
 
 
@@ -42,6 +42,7 @@ def load(settings: ApplicationSettings) -> Application:
         for name in attribute.split("."):
             found = getattr(found, name)
         application: Application = _made(settings, found) if settings.factory else found
+        _check_callable(settings, application)
     except (ConfigurationError, MemoryError):  # the bundled application says itself what is wrong; a limit is no fault
         raise
     except ModuleNotFoundError as error:
@@ -51,13 +52,12 @@ def load(settings: ApplicationSettings) -> Application:
         if error.name.startswith(f"{OWN_PACKAGE}."):
             remedy = f"the launcher's own package is named {OWN_PACKAGE}, too: rename yours"
         raise ConfigurationError(f"{settings}: there is no module {shown(error.name)}; {remedy}") from error
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         if isinstance(error, AttributeError) and error.obj is sys.modules.get(module_name):
             raise ConfigurationError(
                 f"{settings}: module {module_name} has no attribute {error.name}; name one that it has"
             ) from error
         raise _failed(settings, error) from error
-    _check_callable(settings, application)
     return application
 
 
@@ -80,7 +80,11 @@ def _failed(settings: ApplicationSettings, error: BaseException) -> Configuratio
     described.stack = traceback.StackSummary.from_list(
         [each for each in described.stack if each.filename != __file__ and "importlib" not in each.filename]
     )
-    what = shown(f"{type(error).__name__}: {error}").replace("\n", " ")
+    try:
+        text = str(error)
+    except BaseException:  # noqa: BLE001 - the application's code, too; the traceback below is of what it raised first
+        text = "(an error without a text)"
+    what = shown(f"{type(error).__name__}: {text}").replace("\n", " ")
     return ConfigurationError(
         f"{settings} cannot be imported ({what}); correct what raises it", "".join(described.format())
     )
@@ -108,36 +112,35 @@ def check(settings: ApplicationSettings, seconds: int) -> None:
 
     Raises ConfigurationError as `load` does, and after `seconds`; Stopped if a signal asks to stop meanwhile.
     """
-    reading, writing = os.pipe()
+    outcome = os.memfd_create("import")  # no pipe: what the import starts would hold its other end
 
     def work() -> None:
-        os.close(reading)
+        os.setsid()  # what the import starts is ended with it
         try:
             load(settings)
         except ConfigurationError as error:
-            with os.fdopen(writing, "wb") as pipe:
-                pipe.write(msgspec.json.encode((str(error), error.details)))
+            with os.fdopen(outcome, "wb", closefd=False) as file:
+                file.write(json.dumps((str(error), error.details)).encode())
+        sys.exit(TRIED)
 
     try:
         child = Child(work)
+        try:
+            _wait(child, settings, seconds)
+        finally:
+            child.kill_group()
+        error = os.pread(outcome, os.fstat(outcome).st_size, 0)
     finally:
-        os.close(writing)
-    try:
-        _wait(child, settings, seconds)
-        with os.fdopen(reading, "rb", closefd=False) as pipe:
-            error = pipe.read()
-    finally:
-        child.kill()
-        os.close(reading)
+        os.close(outcome)
     if error:
-        raise ConfigurationError(*msgspec.json.decode(error, type=tuple[str, str]))
-    if child.exitcode:
+        raise ConfigurationError(*json.loads(error))
+    if child.exitcode != TRIED:
         raise ConfigurationError(f"{settings} ends the process that imports it ({child.exitcode}); correct what does")
 
 
 def _wait(child: Child, settings: ApplicationSettings, seconds: int) -> None:
     end = time.monotonic() + seconds
-    while child.exitcode is None:
+    while not child.has_ended():
         if signals.STOP & signal.sigpending():
             raise Stopped
         if time.monotonic() > end:

@@ -4,16 +4,25 @@ import os
 import signal
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.support.processes import ROOT, wait_until
-from tests.support.service import Launch, Service
+from tests.support.processes import ROOT, is_running, wait_until
+from tests.support.service import START_DEADLINE, Launch, Service
 
 APP = "from tests.support.applications import app, note, respond\n"
+STARTING = f"""
+from multiprocessing import Process
+import time
+{APP}
+started = Process(target=time.sleep, args=(3600,), daemon=DAEMON)
+started.start()
+note(f"started {{started.pid}}")
+"""
+THREAD = "import threading, time\nthreading.Thread(target=time.sleep, args=(3600,)).start()\n"
 EXECUTING = f"""
 import asyncio, multiprocessing, signal, subprocess, time
 {APP}
@@ -76,6 +85,38 @@ def start(launch: Launch, pair: dict[str, str], tmp_path: Path) -> Callable[...,
         )
 
     return start
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[Callable[[], set[int]]]:
+    """Which processes applications of a test have started; they are ended with the test."""
+
+    def started() -> set[int]:
+        notes = tmp_path / "notes"
+        lines = notes.read_text().splitlines() if notes.exists() else []
+        return {int(line.split()[1]) for line in lines if line.startswith("started")}
+
+    yield started
+    for pid in filter(is_running, started()):
+        os.kill(pid, signal.SIGKILL)
+
+
+PRELOADED = [("true", "True"), ("true", "False"), ("false", "True")]  # a worker may wait for what is no daemon
+
+
+@pytest.mark.parametrize(("preload", "daemon"), PRELOADED)
+def test_a_process_that_an_import_starts_hinders_neither_check_nor_start_nor_stop(
+    start: Callable[..., Service], started: Callable[[], set[int]], preload: str, daemon: str
+) -> None:
+    source = STARTING.replace("DAEMON", daemon) + (THREAD if preload == "true" else "")
+    checked = start(source, "--check", APPLICATION_PRELOAD=preload)
+    assert checked.wait(START_DEADLINE) == 0, checked.report()
+    wait_until(lambda: not any(map(is_running, started())), "the end of what was started")
+    assert started()
+    service = start(source, APPLICATION_PRELOAD=preload).ready()
+    service.stop()
+    assert service.errors.read_text() == ""
+    wait_until(lambda: not any(map(is_running, started())), "the end of what was started")
 
 
 def test_what_an_application_executes_gets_its_signals(start: Callable[..., Service], trust: ssl.SSLContext) -> None:
