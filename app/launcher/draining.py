@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from app.launcher.child import end_process
 from app.launcher.console import warn
+from app.settings.errors import shown
 
 # Real-time signals: SIGUSR1 and SIGUSR2 are what an application would take (faulthandler.register).
 CLOSE_NOTICE = signal.SIGRTMIN + 5
@@ -128,9 +129,12 @@ class Draining:
 
         try:
             await self.application(scope, receive_in_time, send_or_end)
-        except Exception:
+        except Exception as error:
             if sent:
                 raise
+            if received:
+                what = shown(repr(error))
+                warn(f"listener {self.name}: the application's startup raised {what}; it is served without a lifespan")
         if not sent:  # it has no lifespan
             if not received:
                 await receive()
@@ -178,6 +182,7 @@ class _WebSocket:
 
     async def send(self, message: Message) -> None:
         if self.closed:  # the application does not know yet: its next `receive` says so
+            await asyncio.sleep(0)  # it may send again and again, without ever letting others go first
             return
         if message["type"] == "websocket.close":
             self.closed = True

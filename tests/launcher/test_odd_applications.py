@@ -9,9 +9,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+import websockets
 
+from tests.support.configuration import configured, with_web_sockets
 from tests.support.processes import ROOT, is_running, wait_until
 from tests.support.service import START_DEADLINE, Launch, Service
+from tests.support.web_sockets import WebSocket
 
 APP = "from tests.support.applications import app, note, respond\n"
 STARTING = f"""
@@ -66,6 +69,26 @@ async def app(scope, receive, send):
         faulthandler.register(signal.SIGUSR1)
         faulthandler.register(signal.SIGUSR2)
     await others(scope, receive, send)
+"""
+SENDING = f"""
+{APP}
+others = app
+
+async def app(scope, receive, send):
+    if scope["type"] != "websocket":
+        return await others(scope, receive, send)
+    await receive()
+    await send({{"type": "websocket.accept"}})
+    while True:
+        await send({{"type": "websocket.send", "text": "x" * 1000}})
+"""
+RAISING = f"""
+{APP}
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await receive()
+        raise RuntimeError("db down")
+    await respond(send, b"ok")
 """
 
 
@@ -185,3 +208,49 @@ def test_sigusr1_and_sigusr2_are_not_heeded_by_who_does_not_take_them(
     assert service.all_workers() == before
     service.stop()
     assert service.errors.read_text() == ""
+
+
+@pytest.mark.parametrize("runs", ["loop", "inline"])
+def test_a_web_socket_that_is_sent_to_without_a_pause_costs_nobody_a_response_at_a_stop(
+    start: Callable[..., Service], tmp_path: Path, trust: ssl.SSLContext, runs: str
+) -> None:
+    arguments = configured(tmp_path, with_web_sockets())
+    service = start(SENDING, arguments, WORKERS="1", APPLICATION_RUNS=runs).ready()
+    service.remember()
+    closed: list[int] = []
+
+    def read(web_socket: WebSocket) -> None:
+        try:
+            while True:
+                web_socket.recv()
+        except websockets.ConnectionClosed as end:
+            closed.append(end.rcvd.code if end.rcvd else 0)
+
+    with (
+        WebSocket(f"ws://127.0.0.1:{service.port}/") as web_socket,
+        httpx.Client(verify=trust, trust_env=False, timeout=30) as client,
+        client.stream("GET", f"{service.url}/stream?30") as response,
+    ):
+        reading = threading.Thread(target=read, args=(web_socket,))
+        reading.start()
+        lines = response.iter_lines()
+        next(lines)
+        service.signal(signal.SIGTERM)
+        assert list(lines) == [str(number) for number in range(1, 30)]
+        reading.join()
+    assert closed == [1012]
+    assert service.wait() == 0
+    service.gone()
+
+
+def test_a_startup_that_raises_is_reported_and_served(start: Callable[..., Service], trust: ssl.SSLContext) -> None:
+    """As ASGI has it (lifespan protocol): the server must continue. Without a word nobody would know."""
+    service = start(RAISING, WORKERS="1").ready()
+    for url in (service.url, service.tls_url):
+        assert httpx.get(url, verify=trust, trust_env=False).text == "ok"
+    service.stop()
+    said = "the application's startup raised RuntimeError('db down'); it is served without a lifespan"
+    assert sorted(service.errors.read_text().splitlines()) == [
+        f"listener json-tls: {said}",
+        f"listener json: {said}",
+    ]
