@@ -14,7 +14,7 @@ try:
     from contextlib import ExitStack
 
     from app import reload, run
-    from app.launcher import console, loading, supervisor
+    from app.launcher import child, console, loading, supervisor
     from app.service import application, catalogue
     from app.settings import config
     from app.settings.errors import ConfigurationError
@@ -75,4 +75,6 @@ def _example(listener: config.Listener) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_status = main()
+    child.kill_started()
+    child.end_process(exit_status)  # Python would wait for threads that a preloaded application has started

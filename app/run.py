@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from app.launcher import console, descriptors, granian_server, loading, memory, sockets, supervisor
+from app.launcher import console, descriptors, granian_server, loading, memory, signals, sockets, supervisor
 from app.launcher.draining import Application
 from app.launcher.server_process import Endpoint, Work
 from app.service import catalogue
@@ -108,6 +108,7 @@ def _applications(configuration: Configuration) -> dict[ApplicationSettings, App
             continue
         if settings.preload:
             loaded[settings] = loading.load(settings)
+            signals.block()  # again: it may have ignored SIGCHLD, say
         else:
             loading.check(settings, configuration.server.start_deadline)
             loaded[settings] = None

@@ -1,6 +1,7 @@
 """Child processes: those of the launcher, forked, waited for and ended, and those that others leave to it."""
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import sys
@@ -29,6 +30,16 @@ class Child:
         """Its exit status, or minus the signal that ended it; None while it runs."""
         return self._code if self._code is not None else self.wait(os.WNOHANG)
 
+    def has_ended(self) -> bool:
+        """Return whether it has ended. It is not reaped by that: its number stays its own, and its group's."""
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    def kill_group(self) -> None:
+        """End it at once with what it has started, and wait until it has ended; it is to lead a process group."""
+        with suppress(ProcessLookupError):  # it does not lead it yet
+            os.killpg(self.pid, signal.SIGKILL)
+        self.kill()
+
     def kill(self) -> None:
         """End it at once, and wait until it has ended."""
         if self.exitcode is None:
@@ -56,6 +67,17 @@ def reap_others() -> None:
                 os.waitpid(ended.si_pid, os.WNOHANG)
             else:
                 child.wait(os.WNOHANG)
+
+
+def kill_started() -> None:
+    """End what a preloaded application has started by multiprocessing, which would wait for it at an exit.
+
+    SIGTERM is blocked there as it is in this process. What `reap_others` has reaped may have left its number to others.
+    """
+    for each in multiprocessing.active_children():
+        with suppress(ChildProcessError):
+            os.waitid(os.P_PID, each.pid or 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            each.kill()
 
 
 def _run(parent: int, work: Callable[[], None]) -> NoReturn:

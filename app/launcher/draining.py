@@ -1,6 +1,7 @@
 """How a server process is drained: two signals from the launcher, and what the application's clients see of it."""
 
 import asyncio
+import mmap
 import signal
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -9,10 +10,12 @@ from typing import Any, NoReturn
 
 from app.launcher.child import end_process
 from app.launcher.console import warn
+from app.settings.errors import shown
 
-CLOSE_NOTICE = signal.SIGUSR1
-"""To a server process and its workers: send `Connection: close` on every response from now on."""
-DRAIN = signal.SIGUSR2
+# Real-time signals: SIGUSR1 and SIGUSR2 are what an application would take (faulthandler.register).
+CLOSE_NOTICE = signal.SIGRTMIN + 5
+"""To a server process: send `Connection: close` on every response from now on."""
+DRAIN = signal.SIGRTMIN + 6
 """To a server process, which passes it on to its workers: accept no more, finish what was received, end."""
 STARTUP_FAILED = 3
 """The exit status of a worker whose application reports that its startup has failed."""
@@ -68,7 +71,7 @@ class Draining:
         self.name = name
         self.application = application
         self.requests_done = requests_done
-        self.notice = False
+        self.notice = mmap.mmap(-1, 1)  # shared with the workers: a signal to all would end what they have executed
         self.restarting = False
         self.web_sockets: set[_WebSocket] = set()
 
@@ -78,7 +81,7 @@ class Draining:
         The client then knows that the connection ends with the response (RFC 9112, section 9.6), and sends its next
         request on another. HTTP/2 has no such header (RFC 9113, section 8.2.2).
         """
-        self.notice = True
+        self.notice[0] = 1
 
     async def close_web_sockets(self) -> None:
         """Close what is open, and what is accepted later, with 1012: a client may connect again at once."""
@@ -91,7 +94,7 @@ class Draining:
         """Return the application's coroutine: for a request there is none of our own around it."""
         kind = scope["type"]
         if kind == "http":
-            if self.notice and scope["http_version"] != "2":
+            if self.notice[0] and scope["http_version"] != "2":
                 return self.application(scope, receive, _with_close(send))
             return self.application(scope, receive, send)
         return self._web_socket(scope, receive, send) if kind == "websocket" else self._lifespan(scope, receive, send)
@@ -126,9 +129,12 @@ class Draining:
 
         try:
             await self.application(scope, receive_in_time, send_or_end)
-        except Exception:
+        except Exception as error:
             if sent:
                 raise
+            if received:
+                what = shown(repr(error))
+                warn(f"listener {self.name}: the application's startup raised {what}; it is served without a lifespan")
         if not sent:  # it has no lifespan
             if not received:
                 await receive()
@@ -176,6 +182,7 @@ class _WebSocket:
 
     async def send(self, message: Message) -> None:
         if self.closed:  # the application does not know yet: its next `receive` says so
+            await asyncio.sleep(0)  # it may send again and again, without ever letting others go first
             return
         if message["type"] == "websocket.close":
             self.closed = True

@@ -135,7 +135,7 @@ class Worker(mp.WorkerProcess):
         self.interrupt_by_parent = True
         self._signal(signal.SIGKILL)
 
-    def _signal(self, number: signal.Signals) -> None:
+    def _signal(self, number: int) -> None:
         if self.is_alive():
             with suppress(ProcessLookupError):  # its watching thread has reaped it meanwhile
                 os.kill(self.inner.pid, number)

@@ -16,7 +16,7 @@ from granian.constants import HTTPModes, Interfaces, Loops
 from granian.http import HTTP1Settings, HTTP2Settings
 from granian.log import LogLevels
 
-from app.launcher import granian_private, loading, pair_trial, scheduling
+from app.launcher import granian_private, loading, pair_trial, scheduling, signals
 from app.launcher.child import die_with
 from app.launcher.console import warn
 from app.launcher.descriptors import end_when_starved
@@ -36,7 +36,8 @@ OVERLAP = 0.5  # seconds in which a worker that has grown too large and its repl
 PING_TIMEOUT = 20  # seconds that a client of HTTP/2 has to acknowledge a ping; Granian's default
 STREAMS = 100  # at once on a connection: the least that RFC 9113, section 6.5.2, recommends
 PROTOCOLS = {"http/1.1": HTTPModes.http1, "h2c": HTTPModes.http2, "auto": HTTPModes.auto}
-STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+UNHEEDED = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP} | signals.IGNORED - {signal.SIGPIPE}
+"""Signals that a server process and its workers do not heed; SIGPIPE is Python's."""
 
 LOG_CONFIG = {
     "version": 1,
@@ -87,7 +88,7 @@ def serve(endpoint: Endpoint, settings: Server) -> None:
     """
     listener = endpoint.listener
     draining = Draining(listener.name, endpoint.application or _not_loaded, scheduling.requests_done)
-    signal.signal(CLOSE_NOTICE, lambda *_: draining.send_close_notice())  # workers inherit this
+    signal.signal(CLOSE_NOTICE, lambda *_: draining.send_close_notice())
     multiprocessing.set_start_method("fork", force=True)  # workers share what is loaded
     loops.register("auto")(_loop_builder(draining.close_web_sockets))  # Granian's README, "Event loop initialization"
     granian_private.schedule_by(scheduling.inline if listener.application.runs == "inline" else scheduling.on_loop)
@@ -103,8 +104,8 @@ def serve(endpoint: Endpoint, settings: Server) -> None:
 
     def take_orders_from_the_launcher_alone() -> None:
         # A service manager or a terminal may signal every process: the launcher then drains the others in order.
-        for number in STOP_SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
+        for number in UNHEEDED:
+            signal.signal(number, _not_heeded)
         signal.signal(DRAIN, server.drain)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         # Set after Granian has looked at it: it would warn of lost connections, which wait in our sockets.
@@ -122,6 +123,29 @@ def _wrapped(application: Application, listener: Listener, settings: Server) -> 
         application = silence = Silence(application, listener.port, settings.header_read_timeout + PING_TIMEOUT)
         threading.Thread(target=silence.close_for_ever, daemon=True).start()
     return application
+
+
+def _not_heeded(*_: object) -> None:
+    """Do nothing: an ignored signal (SIG_IGN) would be ignored by what the application executes, too (execve(2))."""
+
+
+def _heed_signals_in_forks() -> None:
+    """Let signals end a process that the application forks, as multiprocessing does; what comes at once has to wait."""
+    former = threading.local()
+
+    def block() -> None:
+        former.mask = signal.pthread_sigmask(signal.SIG_BLOCK, UNHEEDED)
+
+    def unblock() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former.mask)
+
+    def heed() -> None:
+        for number in UNHEEDED:
+            if signal.getsignal(number) is _not_heeded:
+                signal.signal(number, signal.SIG_DFL)
+        unblock()
+
+    os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=heed)
 
 
 async def _not_loaded(*_: object) -> None:
@@ -198,6 +222,7 @@ def _build(endpoint: Endpoint, settings: Server) -> granian_private.Server:
 def _become_worker(server: granian_private.Server, parent: int, endpoint: Endpoint) -> None:
     """Do in a new worker what has to be done before it serves: it keeps nothing open that is not its own."""
     die_with(parent)
+    _heed_signals_in_forks()
     close([each for index, each in enumerate(endpoint.sockets) if index != server.spawning])
     for other in (*server.wrks, *([server.former] if server.former else ())):
         for descriptor in other.sentinels:

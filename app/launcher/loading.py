@@ -12,7 +12,7 @@ from typing import Any
 
 from app.launcher import signals
 from app.launcher.draining import Application
-from app.launcher.trial import Trial
+from app.launcher.trial import TRIED, Trial
 from app.settings.application import ApplicationSettings
 from app.settings.errors import ConfigurationError, shown
 
@@ -39,6 +39,7 @@ def load(settings: ApplicationSettings) -> Application:
         for name in attribute.split("."):
             found = getattr(found, name)
         application: Application = _made(settings, found) if settings.factory else found
+        _check_callable(settings, application)
     except (ConfigurationError, MemoryError):  # the bundled application says itself what is wrong; a limit is no fault
         raise
     except ModuleNotFoundError as error:
@@ -48,13 +49,12 @@ def load(settings: ApplicationSettings) -> Application:
         if error.name.startswith(f"{OWN_PACKAGE}."):
             remedy = f"the launcher's own package is named {OWN_PACKAGE}, too: rename yours"
         raise ConfigurationError(f"{settings}: there is no module {shown(error.name)}; {remedy}") from error
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         if isinstance(error, AttributeError) and error.obj is sys.modules.get(module_name):
             raise ConfigurationError(
                 f"{settings}: module {module_name} has no attribute {error.name}; name one that it has"
             ) from error
         raise _failed(settings, error) from error
-    _check_callable(settings, application)
     return application
 
 
@@ -77,7 +77,11 @@ def _failed(settings: ApplicationSettings, error: BaseException) -> Configuratio
     described.stack = traceback.StackSummary.from_list(
         [each for each in described.stack if each.filename != __file__ and "importlib" not in each.filename]
     )
-    what = shown(f"{type(error).__name__}: {error}").replace("\n", " ")
+    try:
+        text = str(error)
+    except BaseException:  # noqa: BLE001 - the application's code, too; the traceback below is of what it raised first
+        text = "(an error without a text)"
+    what = shown(f"{type(error).__name__}: {text}").replace("\n", " ")
     return ConfigurationError(
         f"{settings} cannot be imported ({what}); correct what raises it", "".join(described.format())
     )
@@ -115,5 +119,5 @@ def check(settings: ApplicationSettings, seconds: int) -> None:
             raise ConfigurationError(
                 f"{settings} has not been imported within start_deadline={seconds} s; raise it, or import less"
             ) from error
-    if code:
+    if code != TRIED:
         raise ConfigurationError(f"{settings} ends the process that imports it ({code}); correct what does")

@@ -151,7 +151,8 @@ class ServerProcess:
 
     def send_close_notice(self) -> None:
         """Have it send `Connection: close` on every response from now on."""
-        self._signal_all(CLOSE_NOTICE)
+        if self._server is not None and self._server.exitcode is None:
+            os.kill(self._server.pid, CLOSE_NOTICE)
 
     def drain(self) -> None:
         """Have it accept no more, finish what it has received, and end, even if somebody has stopped it (SIGSTOP)."""

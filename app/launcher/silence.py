@@ -1,43 +1,58 @@
 """Closing connections whose client never asks for anything.
 
 With `protocol = "auto"` hyper waits for a request or for HTTP/2's preface without a time-out (docs/upstream.md, c),
-whatever ALPN has chosen. So each worker looks at its own connections: one that has never brought a request, and from
-which nothing has come for as long as a client of HTTP/2 may take to acknowledge a ping, is closed.
+whatever ALPN has chosen. So each worker looks at its own connections: one without a request under way, on which nothing
+has come or gone for as long as a client of HTTP/2 may take to acknowledge a ping, is closed. Between two requests hyper
+has closed it before, so it is one that has never brought any.
 """
 
 import errno
+import fcntl
 import ipaddress
 import os
 import socket
 import sys
+import termios
 import time
-from collections.abc import Awaitable
+import weakref
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from app.launcher.draining import Application, Message, Receive, Send
 
 INTERVAL = 5.0  # seconds between looks
 SLICE, PAUSE = 100, 0.01  # connections that are looked at without letting requests go first, and the seconds for these
-LAST_DATA_RECEIVED = slice(52, 56)  # of struct tcp_info (linux/tcp.h): milliseconds since data came
+LAST_DATA_SENT, LAST_DATA_RECEIVED = slice(44, 48), slice(52, 56)  # of struct tcp_info (linux/tcp.h), milliseconds ago
 
 Peer = tuple[bytes, int]
+Client = tuple[str, str | int]
+UnderWay = Callable[[], object | None]
+"""Returns a request's coroutine, or None once it has ended."""
 
 
 class Silence:
-    """ASGI middleware that notes which clients have asked for something, and closes the connections of the others."""
+    """ASGI middleware that notes which clients have a request under way, and closes others that are silent."""
 
     def __init__(self, application: Application, port: int, seconds: float) -> None:
         """Close a connection to `port` after `seconds` without a byte; longer than a client has for a ping."""
         self.application = application
         self.port = port
         self.seconds = seconds
-        self.heard: set[tuple[str, str | int]] = set()
+        self.requests: dict[Client, UnderWay] = {}
 
     def __call__(self, scope: Message, receive: Receive, send: Send) -> Awaitable[None]:
-        """Return the application's coroutine: there is none of our own around it."""
+        """Return the application's coroutine: there is none of our own around it.
+
+        Its client is noted with its last request alone: over HTTP/1.1 there is one at a time, WebSockets are one, and
+        a client of HTTP/2 is never silent. The same address may be another connection's when that request has ended.
+        """
+        coroutine = self.application(scope, receive, send)
         if client := scope.get("client"):
-            self.heard.add(client)
-        return self.application(scope, receive, send)
+            try:
+                self.requests[client] = weakref.ref(coroutine)
+            except TypeError:  # an awaitable of the application's own that cannot be referred to: as if it never ended
+                self.requests[client] = lambda: True
+        return coroutine
 
     def close_for_ever(self) -> None:
         """Look again and again; for a thread of the worker."""
@@ -47,7 +62,8 @@ class Silence:
 
     def close(self) -> None:
         """Close the connections that are silent now, and forget the clients that have gone."""
-        heard = {_packed(host, port): (host, port) for host, port in self.heard.copy()}
+        requests = {_packed(*client): (client, request) for client, request in self.requests.copy().items()}
+        under_way = {peer for peer, (_, request) in requests.items() if request() is not None}
         seen: set[Peer] = set()
         for index, name in enumerate(os.listdir("/proc/self/fd")):  # noqa: PTH208 - thousands, and no use for a Path
             if index % SLICE == SLICE - 1:
@@ -64,19 +80,25 @@ class Silence:
                 os.close(copy)
                 continue
             with connection, suppress(OSError):  # its client has gone
-                self._look(connection, heard, seen)
-        self.heard.difference_update(client for peer, client in heard.items() if peer not in seen)
+                self._look(connection, under_way, seen)
+        for peer, (client, request) in requests.items():
+            if peer not in seen and self.requests.get(client) is request:
+                del self.requests[client]
 
-    def _look(self, connection: socket.socket, heard: dict[Peer, tuple[str, str | int]], seen: set[Peer]) -> None:
+    def _look(self, connection: socket.socket, under_way: set[Peer], seen: set[Peer]) -> None:
         if connection.family not in (socket.AF_INET, socket.AF_INET6) or connection.getsockname()[1] != self.port:
             return
         host, port, *_ = connection.getpeername()
         peer = _packed(host, port)
         seen.add(peer)
-        if peer not in heard:
-            silent = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, LAST_DATA_RECEIVED.stop)
-            if int.from_bytes(silent[LAST_DATA_RECEIVED], sys.byteorder) > self.seconds * 1000:
-                connection.shutdown(socket.SHUT_RDWR)
+        if peer in under_way or any(fcntl.ioctl(connection, termios.TIOCOUTQ, b"\0" * 4)):  # a response waits: SIOCOUTQ
+            return
+        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, LAST_DATA_RECEIVED.stop)
+        if all(
+            int.from_bytes(info[each], sys.byteorder) > self.seconds * 1000
+            for each in (LAST_DATA_SENT, LAST_DATA_RECEIVED)
+        ):
+            connection.shutdown(socket.SHUT_RDWR)
 
 
 def _packed(host: str, port: str | int) -> Peer:

@@ -96,8 +96,12 @@ class ReuseportGroup:
         each.setblocking(False)  # noqa: FBT003 - socket's signature
         each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of a former run may linger
         each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # Granian waits for ever for a client that does not read; connections inherit this (tcp(7)).
-        each.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self.server.unread_timeout * 1000)
+        # Granian waits for ever for a client that does not read, or that has vanished; connections inherit this (tcp(7)).
+        unread_timeout = self.server.unread_timeout
+        each.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, unread_timeout * 1000)
+        each.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        each.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, -(-unread_timeout // 2))
+        each.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, -(-unread_timeout // 6))  # three until it is over
         if share:
             each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
 

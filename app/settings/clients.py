@@ -35,8 +35,10 @@ def authorities(file: NamedFile, pem: bytes) -> list[x509.Certificate]:
     """Return the certificates of a file as trust anchors. Raises ConfigurationError."""
     found = certificates(file, pem, "is not a PEM file of certificates; give those of the authorities")
     for each in found:
-        name = shown(each.subject.rfc4514_string())
+        name = "a certificate"
         try:
+            name = shown(each.subject.rfc4514_string())
+            self_issued = each.issuer == each.subject
             public = each.public_key()
             extensions = each.extensions
         except rustls.UNREADABLE as error:
@@ -54,7 +56,7 @@ def authorities(file: NamedFile, pem: bytes) -> list[x509.Certificate]:
             raise ConfigurationError(
                 f"{file} holds {name}, which is larger than {rustls.LARGEST_LEAF} bytes; remove it"
             )
-        if each.issuer != each.subject and not _is_authority(extensions):
+        if not self_issued and not _is_authority(extensions):
             raise ConfigurationError(f"{file} holds {name}, which is no authority's certificate; give its issuer's")
     if sum(2 + len(each.subject.public_bytes()) for each in found) > LARGEST_NAMES:
         raise ConfigurationError(

@@ -41,7 +41,7 @@ class TlsTable(msgspec.Struct, forbid_unknown_fields=True):
 class ListenerTable(msgspec.Struct, forbid_unknown_fields=True):
     """A `[[listener]]` table; a disabled listener is served if the variable of its port is set."""
 
-    name: str
+    name: Annotated[str, msgspec.Meta(min_length=1)]
     port: Port
     port_variable: str | None = None
     enabled: bool = True

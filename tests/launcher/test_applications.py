@@ -18,6 +18,7 @@ import pytest
 import trustme
 import websockets
 
+from app.launcher.draining import CLOSE_NOTICE
 from app.launcher.scheduling import REFUSALS
 from tests.support.certificates import issue
 from tests.support.configuration import SERVER_TOML, configured, with_certificate_interval, with_web_sockets
@@ -151,7 +152,7 @@ def test_the_close_notice_does_not_double(
 ) -> None:
     service = start(H2C_PORT=str(free_port()), WORKERS="1").ready()
     for each in service.server_processes:
-        os.killpg(each, signal.SIGUSR1)
+        os.kill(each, CLOSE_NOTICE)
     for url in (service.url, service.tls_url):
         wait_until(partial(_says_close, client, url), "a close notice")
         for path in ("close", "state"):

@@ -1,15 +1,22 @@
 """Many connections and many threads at once."""
 
 import asyncio
+import ctypes
 import re
+import socket
 import ssl
+import struct
 import threading
+from pathlib import Path
 
 import httpx
 import pytest
 
+from app.launcher.sockets import RETURN, SO_ATTACH_FILTER
 from bench import oracle
+from tests.support.configuration import SERVER_TOML, configured
 from tests.support.http1 import REQUEST
+from tests.support.processes import open_connections, wait_until
 from tests.support.service import Launch, Service
 
 CONNECTIONS = 512  # `make soak` opens 4,096 and more
@@ -50,6 +57,19 @@ def test_all_of_many_open_connections_are_served(
     for port, context in ((service.port, None), (service.tls_port, trust)):
         served = asyncio.run(asyncio.wait_for(send_on_all(port, context), 60))
         assert served == [True] * CONNECTIONS
+    service.stop()
+
+
+def test_a_client_that_vanishes_is_noticed(launch: Launch, tmp_path: Path) -> None:
+    """No packet comes from it, no FIN and no RST either; without a word of its own it would stay for ever."""
+    text = SERVER_TOML.replace("unread_timeout = 30", "unread_timeout = 1")
+    service = launch(configured(tmp_path, text.replace("header_read_timeout = 30", "header_read_timeout = 60"))).ready()
+    with socket.create_connection(("127.0.0.1", service.port)) as client:
+        wait_until(lambda: open_connections(service.port) == 1, "the connection")
+        nothing = ctypes.create_string_buffer(struct.pack("HBBI", RETURN, 0, 0, 0))
+        program = struct.pack("HP", 1, ctypes.addressof(nothing))
+        client.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)  # it gets nothing, and acknowledges nothing
+        wait_until(lambda: open_connections(service.port) == 0, "its end")
     service.stop()
 
 

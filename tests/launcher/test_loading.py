@@ -11,10 +11,12 @@ from app.launcher import loading, signals
 from app.launcher.child import Child
 from app.settings.application import ApplicationSettings
 from app.settings.errors import ConfigurationError
-from tests.support.configuration import check, rejected
-from tests.support.processes import wait_until
+from tests.support.configuration import SERVER_TOML, check, configured, rejected
+from tests.support.ports import free_port
+from tests.support.processes import is_running, wait_until
 
 HERE = "tests.support.applications"
+CALL = "    async def __call__(self, scope, receive, send): ...\napp = A()\n"
 
 
 def settings(target: str, *, factory: bool = False) -> ApplicationSettings:
@@ -88,6 +90,12 @@ def test_what_is_missing_is_one_line(target: str, reason: str, preload: str) -> 
         ("app =\n", "SyntaxError: invalid syntax (broken.py, line 1)"),
         ("import sys\nsys.exit('no')\n", "SystemExit: no"),
         ("import os\nos.nothing\n", "AttributeError: module 'os' has no attribute 'nothing'"),
+        ("raise KeyboardInterrupt\n", "KeyboardInterrupt: "),
+        ("class Mine(BaseException): ...\nraise Mine('no')\n", "Mine: no"),
+        ("class Mine(Exception):\n    def __str__(self): raise self\nraise Mine\n", "Mine: (an error without a text)"),
+        ("raise ValueError('\\udcff')\n", r"ValueError: \udcff"),
+        (f"class A:\n    __signature__ = property(lambda _: 1 / 0)\n{CALL}", "ZeroDivisionError: division by zero"),
+        (f"class A:\n    def __getattr__(self, name): raise OSError('no')\n{CALL}", "OSError: no"),
     ],
 )
 def test_an_import_that_fails_is_a_line_and_the_traceback_below(
@@ -102,10 +110,35 @@ def test_an_import_that_fails_is_a_line_and_the_traceback_below(
     assert not any("importlib" in line or "loading.py" in line for line in traceback)
 
 
-def test_a_process_that_ends_while_it_imports_is_reported(modules: Path) -> None:
-    (modules / "ending.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
-    with pytest.raises(ConfigurationError, match=r"ends the process that imports it \(-9\)"):
+@pytest.mark.parametrize("preload", ["true", "false"])
+def test_a_traceback_larger_than_a_pipe_is_shown(modules: Path, preload: str) -> None:
+    (modules / "broken.py").write_text("raise ValueError('x' * 2**18)\n")
+    result = check(APPLICATION="broken:app", APPLICATION_PRELOAD=preload)
+    assert result.returncode == 2
+    assert result.stderr.startswith("configuration: APPLICATION=broken:app cannot be imported (ValueError: xxx")
+    assert len(result.stderr) > 2**18
+
+
+@pytest.mark.parametrize(("ending", "status"), [("os.kill(os.getpid(), signal.SIGKILL)", -9), ("os._exit(0)", 0)])
+def test_a_process_that_ends_while_it_imports_is_reported(modules: Path, ending: str, status: int) -> None:
+    (modules / "ending.py").write_text(f"import os, signal\n{ending}\n")
+    with pytest.raises(ConfigurationError, match=rf"ends the process that imports it \({status}\)"):
         loading.check(settings("ending:app"), 30)
+
+
+def test_a_preloaded_application_that_ignores_sigchld_hinders_nothing(modules: Path, tmp_path: Path) -> None:
+    """Neither the trial of a pair nor that of another listener's application."""
+    (modules / "ignoring.py").write_text(
+        "import signal\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\nasync def app(scope, receive, send): ...\n"
+    )
+    other = '\n[[listener]]\nname = "other"\nport = PORT\napplication = { import = "HERE:app" }\n'
+    text = SERVER_TOML + other.replace("PORT", str(free_port())).replace("HERE", HERE)
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        result = check(configured(tmp_path, text), APPLICATION="ignoring:app", APPLICATION_PRELOAD="true")
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert result.returncode == 0, result.stderr
 
 
 def test_an_import_that_does_not_end_is_bounded(modules: Path) -> None:
@@ -115,7 +148,11 @@ def test_an_import_that_does_not_end_is_bounded(modules: Path) -> None:
 
 
 def test_a_stop_ends_an_import(modules: Path) -> None:
-    (modules / "endless.py").write_text("import pathlib, time\npathlib.Path('begun').touch()\ntime.sleep(3600)\n")
+    (modules / "endless.py").write_text(
+        "import os, pathlib, time\n"
+        "if (forked := os.fork()) == 0:\n    time.sleep(3600)\n"
+        "pathlib.Path('beginning').write_text(str(forked))\nos.rename('beginning', 'begun')\ntime.sleep(3600)\n"
+    )
 
     def work() -> None:
         signals.block()
@@ -130,6 +167,8 @@ def test_a_stop_ends_an_import(modules: Path) -> None:
         os.kill(child.pid, signal.SIGTERM)
         wait_until(lambda: child.exitcode is not None, "the end")
         assert child.exitcode == 7
+        forked = int((modules / "begun").read_text())
+        wait_until(lambda: not is_running(forked), "the end of what it has started")
     finally:
         child.kill()
 

@@ -1,12 +1,12 @@
 """Connections that never bring a request, with protocol = "auto": closed; all others are not."""
 
-import asyncio
 import socket
 import ssl
+import struct
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from collections.abc import Coroutine, Generator, Iterator
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import httpx
@@ -36,8 +36,13 @@ async def application(*_: object) -> None:
     return
 
 
-def asked(silence: Silence, client: tuple[str, str]) -> None:
-    asyncio.run(silence({"type": "http", "client": client}, application, application))  # type: ignore[arg-type]
+def ask(silence: Silence, client: socket.socket) -> Coroutine[None, None, None]:
+    """Return a request of a client, which is under way until it is closed."""
+    host, port, *_ = client.getsockname()
+    scope = {"type": "http", "client": (host, str(port))}
+    request = silence(scope, application, application)  # type: ignore[arg-type]
+    assert isinstance(request, Coroutine)
+    return request
 
 
 def is_closed(client: socket.socket) -> bool:
@@ -52,24 +57,68 @@ def test_only_silent_connections_to_the_port_are_closed(listening: socket.socket
     host, port, *_ = listening.getsockname()
     silence = Silence(application, port, 0.2)
     with ExitStack() as stack:
-        clients = [stack.enter_context(socket.create_connection((host, port))) for _ in range(4)]
+        clients = [stack.enter_context(socket.create_connection((host, port))) for _ in range(7)]
         accepted = [stack.enter_context(listening.accept()[0]) for _ in clients]
-        silent, who_asked, who_sends, _ = clients
+        silent, who_asked, who_had_asked, who_sends, who_is_sent_to, who_reads_nothing, _ = clients
         elsewhere = stack.enter_context(socket.create_server((host, 0), family=listening.family))
         other = stack.enter_context(socket.create_connection(elsewhere.getsockname()[:2]))
         accepted.append(stack.enter_context(elsewhere.accept()[0]))
-        asked(silence, (who_asked.getsockname()[0], str(who_asked.getsockname()[1])))
+        request = ask(silence, who_asked)
+        ask(silence, who_had_asked).close()
+        with suppress(BlockingIOError):
+            accepted[5].setblocking(False)  # noqa: FBT003 - socket's signature
+            while True:
+                accepted[5].send(b"x" * 65536)
         time.sleep(0.3)
         who_sends.sendall(b"x")
+        accepted[4].sendall(b"x")
         before = open_descriptors()
         silence.close()
         assert open_descriptors() == before
-        assert [is_closed(each) for each in (silent, who_asked, who_sends, other)] == [True, False, False, False]
-        assert len(silence.heard) == 1
+        assert [is_closed(each) for each in (silent, who_had_asked)] == [True, True]
+        assert not any(is_closed(each) for each in (who_asked, who_sends, who_is_sent_to, who_reads_nothing, other))
+        request.close()
         who_asked.close()
         accepted[1].close()
+        who_had_asked.close()
+        accepted[2].close()
         silence.close()
-        assert silence.heard == set()
+        assert silence.requests == {}
+
+
+def test_an_address_that_another_connection_had_is_no_excuse(listening: socket.socket) -> None:
+    """A client that has asked, resets, and comes again from the same port is as silent as any."""
+    host, port, *_ = listening.getsockname()
+    silence = Silence(application, port, 0.2)
+    with ExitStack() as stack:
+        first = socket.create_connection((host, port))
+        source = first.getsockname()[:2]
+        accepted = listening.accept()[0]
+        ask(silence, first).close()
+        first.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        first.close()
+        accepted.close()
+        again = stack.enter_context(socket.create_connection((host, port), source_address=source))
+        stack.enter_context(listening.accept()[0])
+        time.sleep(0.3)
+        silence.close()
+        assert is_closed(again)
+
+
+def test_an_awaitable_that_cannot_be_referred_to_is_never_taken_for_ended(listening: socket.socket) -> None:
+    class Awaitable:
+        __slots__ = ()
+
+        def __await__(self) -> Generator[None, None, None]:
+            yield
+
+    host, port, *_ = listening.getsockname()
+    silence = Silence(lambda *_: Awaitable(), port, 0.2)
+    with socket.create_connection((host, port)) as client, listening.accept()[0]:
+        silence({"type": "http", "client": client.getsockname()[:2]}, application, application)  # type: ignore[arg-type]
+        time.sleep(0.3)
+        silence.close()
+        assert not is_closed(client)
 
 
 def test_many_connections_delay_nobody(listening: socket.socket, many_files: None) -> None:

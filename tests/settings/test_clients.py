@@ -1,5 +1,6 @@
 """What is rejected of clients' authorities and revocations, before a worker could end with a panic."""
 
+import base64
 import datetime as dt
 import re
 from pathlib import Path
@@ -66,6 +67,17 @@ def test_what_is_no_file_of_certificates(folder: Path, content: bytes, said: str
     (folder / "clients.crt").write_bytes(content)
     line = of_authority(folder)
     assert line.startswith(f"configuration: listener json-tls: client_authority={folder}/clients.crt {said}")
+
+
+@pytest.mark.parametrize("name", ["issuer", "subject"])
+def test_an_authority_whose_name_cannot_be_parsed(folder: Path, name: str) -> None:
+    der = bytearray(x509.load_pem_x509_certificate(CLIENTS.cert_pem.bytes()).public_bytes(Encoding.DER))
+    der[der.index(b"clients") if name == "issuer" else der.rindex(b"clients")] = 0xFF  # no byte of UTF-8
+    text = b"-----BEGIN CERTIFICATE-----\n%b-----END CERTIFICATE-----\n" % base64.encodebytes(bytes(der))
+    (folder / "clients.crt").write_bytes(text)
+    line = of_authority(folder)
+    assert "cannot be read (error parsing asn1 value" in line
+    assert ("holds a certificate, which" in line) == (name == "subject")
 
 
 def test_a_clients_own_certificate_is_no_authoritys(folder: Path) -> None:

@@ -129,6 +129,7 @@ def test_a_taken_port_is_noted_by_a_check(variable: str, option: int) -> None:
         ("port = 8080", "port = 80800", ": listener[2].port = 80800: Expected `int` <= 65535; "),
         ("port = 8080", "port = true", "port"),
         ('name = "json"', 'nom = "json"', "`nom`"),
+        ('name = "json"', 'name = ""', "Expected `str` of length >= 1"),
         ('name = "json"', 'name = "json-tls"', "two listeners are named json-tls"),
         ('key = "certs/server.key"', "", "`key`"),
         ("[server]", "[sever]", "sever"),

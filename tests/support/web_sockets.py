@@ -46,7 +46,12 @@ class WebSocket:
         return self.texts.popleft()
 
     def _receive(self) -> list[object]:
-        data = self.socket.recv(65536)
+        try:
+            data = self.socket.recv(65536)
+        except ConnectionResetError:  # the server does not wait for our close frame
+            if self.protocol.close_rcvd is None:
+                raise
+            data = b""
         if data:
             self.protocol.receive_data(data)
         else:

@@ -1,0 +1,256 @@
+"""Applications that do what few do: start processes and threads, take signals, send without ever waiting."""
+
+import os
+import signal
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import websockets
+
+from tests.support.configuration import configured, with_web_sockets
+from tests.support.processes import ROOT, is_running, wait_until
+from tests.support.service import START_DEADLINE, Launch, Service
+from tests.support.web_sockets import WebSocket
+
+APP = "from tests.support.applications import app, note, respond\n"
+STARTING = f"""
+from multiprocessing import Process
+import time
+{APP}
+started = Process(target=time.sleep, args=(3600,), daemon=DAEMON)
+started.start()
+note(f"started {{started.pid}}")
+"""
+THREAD = "import threading, time\nthreading.Thread(target=time.sleep, args=(3600,)).start()\n"
+EXECUTING = f"""
+import asyncio, multiprocessing, signal, subprocess, time
+{APP}
+others = app
+
+async def app(scope, receive, send):
+    if scope["type"] != "http":
+        return await others(scope, receive, send)
+    await asyncio.sleep(0)
+    number = int(scope["query_string"] or b"0")
+    if scope["path"] == "/forked":
+        forked = multiprocessing.Process(target=time.sleep, args=(60,))
+        forked.start()
+        forked.terminate()
+        await asyncio.to_thread(forked.join)
+        code = forked.exitcode
+    elif scope["path"] == "/executed":
+        executed = subprocess.Popen(["sleep", "60"])
+        executed.send_signal(number)
+        code = await asyncio.to_thread(executed.wait)
+    elif scope["path"] == "/ignored":
+        shown = subprocess.run(["grep", "SigIgn", "/proc/self/status"], capture_output=True).stdout
+        code = int(shown.split()[1], 16)
+    elif scope["path"] == "/long":
+        executed = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+        note("executed")
+        await asyncio.sleep(1)
+        executed.stdin.close()
+        code = await asyncio.to_thread(executed.wait)
+    else:  # the launcher asks for "/" at the start
+        code = 0
+    await respond(send, str(code).encode())
+"""
+TAKING_SIGNALS = f"""
+import faulthandler, signal
+{APP}
+others = app
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        faulthandler.register(signal.SIGUSR1)
+        faulthandler.register(signal.SIGUSR2)
+    await others(scope, receive, send)
+"""
+SENDING = f"""
+{APP}
+others = app
+
+async def app(scope, receive, send):
+    if scope["type"] != "websocket":
+        return await others(scope, receive, send)
+    await receive()
+    await send({{"type": "websocket.accept"}})
+    while True:
+        await send({{"type": "websocket.send", "text": "x" * 1000}})
+"""
+RAISING = f"""
+{APP}
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await receive()
+        raise RuntimeError("db down")
+    await respond(send, b"ok")
+"""
+
+
+@pytest.fixture
+def start(launch: Launch, pair: dict[str, str], tmp_path: Path) -> Callable[..., Service]:
+    """Start the launcher with an application of this source; its notes are in the file `notes`."""
+
+    def start(source: str, *arguments: str, **environment: str) -> Service:
+        (tmp_path / "odd.py").write_text(source)
+        return launch(
+            *arguments,
+            APPLICATION="odd:app",
+            NOTES=str(tmp_path / "notes"),
+            PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)]),
+            **pair,
+            **environment,
+        )
+
+    return start
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[Callable[[], set[int]]]:
+    """Which processes applications of a test have started; they are ended with the test."""
+
+    def started() -> set[int]:
+        notes = tmp_path / "notes"
+        lines = notes.read_text().splitlines() if notes.exists() else []
+        return {int(line.split()[1]) for line in lines if line.startswith("started")}
+
+    yield started
+    for pid in filter(is_running, started()):
+        os.kill(pid, signal.SIGKILL)
+
+
+PRELOADED = [("true", "True"), ("true", "False"), ("false", "True")]  # a worker may wait for what is no daemon
+
+
+@pytest.mark.parametrize(("preload", "daemon"), PRELOADED)
+def test_a_process_that_an_import_starts_hinders_neither_check_nor_start_nor_stop(
+    start: Callable[..., Service], started: Callable[[], set[int]], preload: str, daemon: str
+) -> None:
+    source = STARTING.replace("DAEMON", daemon) + (THREAD if preload == "true" else "")
+    checked = start(source, "--check", APPLICATION_PRELOAD=preload)
+    assert checked.wait(START_DEADLINE) == 0, checked.report()
+    wait_until(lambda: not any(map(is_running, started())), "the end of what was started")
+    assert started()
+    service = start(source, APPLICATION_PRELOAD=preload).ready()
+    service.stop()
+    assert service.errors.read_text() == ""
+    wait_until(lambda: not any(map(is_running, started())), "the end of what was started")
+
+
+def test_what_an_application_executes_gets_its_signals(start: Callable[..., Service], trust: ssl.SSLContext) -> None:
+    service = start(EXECUTING, WORKERS="1").ready()
+    with httpx.Client(base_url=service.url, verify=trust, trust_env=False, timeout=30) as client:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            assert client.get(f"/executed?{number:d}").text == str(-number)
+        ignored = int(client.get("/ignored").text)
+        assert not any(ignored >> (number - 1) & 1 for number in (signal.SIGTTIN, signal.SIGTTOU, signal.SIGTERM))
+        assert client.get("/forked").text == str(-signal.SIGTERM)
+    service.stop()
+    assert service.errors.read_text() == ""
+
+
+def test_what_an_application_executes_outlives_the_close_notice(
+    start: Callable[..., Service], tmp_path: Path, trust: ssl.SSLContext
+) -> None:
+    service = start(EXECUTING, WORKERS="1").ready()
+    codes: list[str] = []
+
+    def execute() -> None:
+        codes.append(httpx.get(f"{service.url}/long", verify=trust, trust_env=False, timeout=30).text)
+
+    thread = threading.Thread(target=execute)
+    thread.start()
+    wait_until(lambda: "executed" in (tmp_path / "notes").read_text(), "the program")
+    service.stop()
+    thread.join()
+    assert codes == ["0"]
+    assert service.errors.read_text() == ""
+
+
+def test_sigusr1_and_sigusr2_are_an_applications_to_take(start: Callable[..., Service], trust: ssl.SSLContext) -> None:
+    service = start(TAKING_SIGNALS, WORKERS="1").ready()
+    service.remember()
+    with (
+        httpx.Client(verify=trust, trust_env=False, timeout=30) as client,
+        client.stream("GET", f"{service.tls_url}/stream?20") as response,
+    ):
+        lines = response.iter_lines()
+        next(lines)
+        service.signal(signal.SIGTERM)
+        wait_until(lambda: _says_close(client, f"{service.url}/close-notice"), "the close notice")
+        assert list(lines) == [str(number) for number in range(1, 20)]
+    assert service.wait() == 0, service.report()
+    service.gone()
+    assert service.errors.read_text() == ""
+
+
+def _says_close(client: httpx.Client, url: str) -> bool:
+    return "connection" in client.get(url).headers
+
+
+def test_sigusr1_and_sigusr2_are_not_heeded_by_who_does_not_take_them(
+    start: Callable[..., Service], trust: ssl.SSLContext
+) -> None:
+    service = start(APP, WORKERS="1").ready()
+    before = service.all_workers()
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        for each in service.server_processes:
+            os.killpg(each, number)
+        service.signal(number)
+    with httpx.Client(verify=trust, trust_env=False) as client:
+        for url in (service.url, service.tls_url):
+            assert not _says_close(client, f"{url}/state")
+    assert service.all_workers() == before
+    service.stop()
+    assert service.errors.read_text() == ""
+
+
+@pytest.mark.parametrize("runs", ["loop", "inline"])
+def test_a_web_socket_that_is_sent_to_without_a_pause_costs_nobody_a_response_at_a_stop(
+    start: Callable[..., Service], tmp_path: Path, trust: ssl.SSLContext, runs: str
+) -> None:
+    arguments = configured(tmp_path, with_web_sockets())
+    service = start(SENDING, arguments, WORKERS="1", APPLICATION_RUNS=runs).ready()
+    service.remember()
+    closed: list[int] = []
+
+    def read(web_socket: WebSocket) -> None:
+        try:
+            while True:
+                web_socket.recv()
+        except websockets.ConnectionClosed as end:
+            closed.append(end.rcvd.code if end.rcvd else 0)
+
+    with (
+        WebSocket(f"ws://127.0.0.1:{service.port}/") as web_socket,
+        httpx.Client(verify=trust, trust_env=False, timeout=30) as client,
+        client.stream("GET", f"{service.url}/stream?30") as response,
+    ):
+        reading = threading.Thread(target=read, args=(web_socket,))
+        reading.start()
+        lines = response.iter_lines()
+        next(lines)
+        service.signal(signal.SIGTERM)
+        assert list(lines) == [str(number) for number in range(1, 30)]
+        reading.join()
+    assert closed == [1012]
+    assert service.wait() == 0
+    service.gone()
+
+
+def test_a_startup_that_raises_is_reported_and_served(start: Callable[..., Service], trust: ssl.SSLContext) -> None:
+    """As ASGI has it (lifespan protocol): the server must continue. Without a word nobody would know."""
+    service = start(RAISING, WORKERS="1").ready()
+    for url in (service.url, service.tls_url):
+        assert httpx.get(url, verify=trust, trust_env=False).text == "ok"
+    service.stop()
+    said = "the application's startup raised RuntimeError('db down'); it is served without a lifespan"
+    assert sorted(service.errors.read_text().splitlines()) == [
+        f"listener json-tls: {said}",
+        f"listener json: {said}",
+    ]
