@@ -32,10 +32,14 @@ class Child:
 
     def has_ended(self) -> bool:
         """Return whether it has ended. It is not reaped by that: its number stays its own, and its group's."""
+        if self._code is not None:
+            return True
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def kill_group(self) -> None:
         """End it at once with what it has started, and wait until it has ended; it is to lead a process group."""
+        if self._code is not None:  # its number may be another's
+            return
         with suppress(ProcessLookupError):  # it does not lead it yet
             os.killpg(self.pid, signal.SIGKILL)
         self.kill()

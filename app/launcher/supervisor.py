@@ -12,7 +12,7 @@ from app.launcher.console import curl, describe, say, warn
 from app.launcher.lifecycle import Lifecycle
 from app.launcher.notify import READY, STOPPING, notify, reloading
 from app.launcher.server_process import Endpoint, ListenerError, State, Work
-from app.launcher.trial import Trial
+from app.launcher.trial import TRIED, Trial
 from app.settings.config import Configuration, Listener, PairFiles
 from app.settings.errors import ConfigurationError
 
@@ -146,7 +146,7 @@ class Supervisor:
         try:
             if (code := trial.exitcode()) is None:
                 return
-            if code == 0:
+            if code == TRIED:
                 self._serve(self.reload([each.endpoint for each in self.listeners], True))  # noqa: FBT003
             else:
                 warn(f"reload: the process that tries the settings has ended ({code}); nothing has changed")

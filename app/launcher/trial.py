@@ -1,13 +1,15 @@
 """Work that is tried in a process of its own: it may fail, hang, or take its process with it."""
 
+import json
 import os
+import sys
 import time
 from collections.abc import Callable
 
-import msgspec
-
 from app.launcher.child import Child
 from app.settings.errors import ConfigurationError
+
+TRIED = 87  # exit status of work that is through: an application may end its process with 0
 
 
 class Trial:
@@ -16,13 +18,16 @@ class Trial:
     def __init__(self, work: Callable[[], object], seconds: float) -> None:
         """Start it, with `seconds` to end in. Raises OSError."""
         self.deadline = time.monotonic() + seconds
-        self._error = os.memfd_create("error")
+        self._error = os.memfd_create("error")  # no pipe: what the work starts would hold its other end
 
         def attempt() -> None:
+            os.setsid()  # what the work starts is ended with it
             try:
                 work()
             except ConfigurationError as error:
-                os.write(self._error, msgspec.json.encode((str(error), error.details)))
+                with os.fdopen(self._error, "wb", closefd=False) as file:
+                    file.write(json.dumps((str(error), error.details)).encode())
+            sys.exit(TRIED)
 
         try:
             self._child = Child(attempt)
@@ -31,19 +36,20 @@ class Trial:
             raise
 
     def exitcode(self) -> int | None:
-        """Return its exit status, or minus the signal that ended it; None while it runs.
+        """Return TRIED, or the exit status or minus the signal by which its process ended before; None while it runs.
 
         Raises the ConfigurationError that the work has raised; TimeoutError if it has not ended in time.
         """
-        if self._child.exitcode is None:
+        if not self._child.has_ended():
             if time.monotonic() > self.deadline:
                 raise TimeoutError
             return None
+        self._child.kill_group()
         if error := os.pread(self._error, os.fstat(self._error).st_size, 0):
-            raise ConfigurationError(*msgspec.json.decode(error, type=tuple[str, str]))
+            raise ConfigurationError(*json.loads(error))
         return self._child.exitcode
 
     def close(self) -> None:
-        """End it."""
-        self._child.kill()
+        """End it with what it has started."""
+        self._child.kill_group()
         os.close(self._error)
