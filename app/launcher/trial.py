@@ -21,7 +21,7 @@ class Trial:
         self._error = os.memfd_create("error")  # no pipe: what the work starts would hold its other end
 
         def attempt() -> None:
-            os.setsid()  # what the work starts is ended with it
+            os.setpgid(0, 0)  # what the work starts is ended with it
             try:
                 work()
             except ConfigurationError as error:

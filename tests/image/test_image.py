@@ -28,6 +28,7 @@ def test_no_mounts_serve_the_bundled_dataset_and_a_self_signed_pair(run: Run) ->
 
 
 def test_a_mount_that_came_out_empty_is_no_reason_for_another_pair(run: Run, tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)  # the image has a user of its own
     container = run("-e", "SELF_SIGNED=", "-v", f"{tmp_path}:/certs:ro")
     wait_until(lambda: container.inspect("{{.State.Running}}") == "false", "its end")
     assert container.inspect("{{.State.ExitCode}}") == "2"
