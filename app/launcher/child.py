@@ -16,11 +16,14 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 class Child:
     """A child process that does some work and ends. Unlike multiprocessing's it holds no pipe for others to inherit."""
 
-    def __init__(self, work: Callable[[], None]) -> None:
-        """Fork it. Raises OSError."""
+    def __init__(self, work: Callable[[], None], *, leads_group: bool = False) -> None:
+        """Fork it. If it `leads_group`, what it starts is ended (SIGKILL) when it has ended. Raises OSError."""
         parent = os.getpid()
+        self.leads_group = leads_group
         self.pid = os.fork()
         if self.pid == 0:
+            if leads_group:
+                os.setpgid(0, 0)
             _run(parent, work)
         self._code: int | None = None
         _not_reaped[self.pid] = self
@@ -30,20 +33,6 @@ class Child:
         """Its exit status, or minus the signal that ended it; None while it runs."""
         return self._code if self._code is not None else self.wait(os.WNOHANG)
 
-    def has_ended(self) -> bool:
-        """Return whether it has ended. It is not reaped by that: its number stays its own, and its group's."""
-        if self._code is not None:
-            return True
-        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-
-    def kill_group(self) -> None:
-        """End it at once with what it has started, and wait until it has ended; it is to lead a process group."""
-        if self._code is not None:  # its number may be another's
-            return
-        with suppress(ProcessLookupError):  # it does not lead it yet
-            os.killpg(self.pid, signal.SIGKILL)
-        self.kill()
-
     def kill(self) -> None:
         """End it at once, and wait until it has ended."""
         if self.exitcode is None:
@@ -52,6 +41,10 @@ class Child:
 
     def wait(self, options: int) -> int | None:
         """Reap it if it has ended, as waitpid(2) does with `options`; return the same as `exitcode`."""
+        # Its number is its own, and its group's, until it is reaped.
+        if self.leads_group and os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | options) is not None:
+            with suppress(ProcessLookupError):  # it has ended before it led one
+                os.killpg(self.pid, signal.SIGKILL)
         pid, status = os.waitpid(self.pid, options)
         if pid:
             self._code = os.waitstatus_to_exitcode(status)

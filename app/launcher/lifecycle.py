@@ -10,9 +10,9 @@
 | ENDED | | | | |
 
 A pair that is replaced on disk, or a reload of what a listener serves, starts a replacement in PROVING beside the one
-that is SERVING. When every worker of it has responded it is SERVING, and its predecessor is SETTLING. What comes while a
-predecessor is not ENDED waits: a listener has two server processes at most. A stop puts all into CLOSING, but those in PROVING, which have no clients,
-and are killed; a second one kills all.
+that is SERVING. When every worker of it has responded it is SERVING, and its predecessor is SETTLING. What comes while
+a predecessor is not ENDED waits: a listener has two server processes at most. A stop puts all into CLOSING, but those in
+PROVING, which have no clients, and are killed; a second one kills all.
 """
 
 import time

@@ -21,7 +21,6 @@ class Trial:
         self._error = os.memfd_create("error")  # no pipe: what the work starts would hold its other end
 
         def attempt() -> None:
-            os.setpgid(0, 0)  # what the work starts is ended with it
             try:
                 work()
             except ConfigurationError as error:
@@ -30,7 +29,7 @@ class Trial:
             sys.exit(TRIED)
 
         try:
-            self._child = Child(attempt)
+            self._child = Child(attempt, leads_group=True)
         except BaseException:
             os.close(self._error)
             raise
@@ -40,16 +39,15 @@ class Trial:
 
         Raises the ConfigurationError that the work has raised; TimeoutError if it has not ended in time.
         """
-        if not self._child.has_ended():
+        if (code := self._child.exitcode) is None:
             if time.monotonic() > self.deadline:
                 raise TimeoutError
             return None
-        self._child.kill_group()
         if error := os.pread(self._error, os.fstat(self._error).st_size, 0):
             raise ConfigurationError(*json.loads(error))
-        return self._child.exitcode
+        return code
 
     def close(self) -> None:
         """End it with what it has started."""
-        self._child.kill_group()
+        self._child.kill()
         os.close(self._error)

@@ -12,7 +12,7 @@ from bench import oracle
 from tests.support.configuration import SERVER_TOML, configured
 from tests.support.load import Loads
 from tests.support.ports import free_port
-from tests.support.processes import wait_until
+from tests.support.processes import is_running, wait_until
 from tests.support.service import Launch, Service
 
 
@@ -117,4 +117,33 @@ def test_listeners_that_come_go_or_move_need_a_restart(launch: Launch, tmp_path:
     assert "reload: listener renamed is new; it needs a restart" in said
     assert "reload: listener json-tls is gone; it is served on until a restart" in said
     assert service.server_processes == processes
+    service.stop()
+
+
+STARTS_A_PROCESS = """
+import multiprocessing, os, time
+
+started = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,), daemon=True)
+started.start()
+with open(os.environ["STARTED"], "a") as file:
+    print(started.pid, file=file)
+
+async def app(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body"})
+"""
+
+
+def test_what_an_application_starts_while_it_is_tried_is_ended(
+    launch: Launch, tmp_path: Path, pair: dict[str, str]
+) -> None:
+    (tmp_path / "starting.py").write_text(STARTS_A_PROCESS)
+    started = tmp_path / "started"
+    environment = {"PYTHONPATH": str(tmp_path), "STARTED": str(started), "WORKERS": "1"}
+    service = launch(configured(tmp_path, SERVER_TOML), **environment, **pair).ready()
+    changed = 'import = "starting:app"\npreload = true\n#'
+    reloaded(service, tmp_path, SERVER_TOML.replace('import = "app:app"', changed))
+    waits_for(service, "reload: json-tls, json will be served anew")
+    tried, _ = map(int, started.read_text().split())  # the launcher imports it, too, when it has been tried
+    wait_until(lambda: not is_running(tried), "the end of what the trial had started")
     service.stop()
