@@ -1,7 +1,9 @@
 """Applications of other people, as the launcher sees them: raw ASGI, and what goes wrong with one."""
 
 import asyncio
+import multiprocessing
 import os
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -89,6 +91,13 @@ async def _state(scope: Message, _: Receive, send: Send) -> None:
     await respond(send, scope["state"]["greeting"].encode())
 
 
+async def _fork(_: Message, __: Receive, send: Send) -> None:
+    """Fork a process that outlives this one; respond with the numbers of both."""
+    forked = multiprocessing.get_context("fork").Process(target=time.sleep, args=(120,))
+    forked.start()
+    await respond(send, f"{os.getpid()} {forked.pid}".encode())
+
+
 ROUTES: dict[str, Callable[[Message, Receive, Send], Awaitable[None]]] = {
     "/echo": _echo,
     "/hop": _hop,
@@ -99,6 +108,7 @@ ROUTES: dict[str, Callable[[Message, Receive, Send], Awaitable[None]]] = {
     "/sleep": _sleep,
     "/close": _close,
     "/state": _state,
+    "/fork": _fork,
 }
 
 
