@@ -202,6 +202,7 @@ class Lifecycle:
 
     def _look(self, watch: PairWatch, now: float) -> None:
         """Start a replacement if the pair has been replaced on disk; whatever fails in that changes nothing."""
+        pair = None
         try:
             pair = watch.look(now)
             if pair is None:
@@ -213,6 +214,8 @@ class Lifecycle:
         except Exception as error:  # noqa: BLE001 - the service goes on with what it has, whatever it is; reported
             if self.replacement is not None:
                 self.release(self.replacement)
+            if pair is not None:
+                watch.failed(pair, now)
             watch.report(f"listener {self.endpoint.listener.name} cannot be renewed ({error!r})")
 
     def _replace(self, pair: Pair) -> None:

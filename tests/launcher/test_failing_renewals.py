@@ -26,8 +26,19 @@ def test_a_renewal_that_cannot_fork_is_reported_once_and_made_when_it_can(renewi
             service.signal(signal.SIGHUP)
             assert renewing.serves(old)
         limit.lift()
-        wait_until(lambda: renewing.serves(new), "the new leaf")
+        wait_until(lambda: renewing.serves(new), "the new leaf", 20)  # each failure doubles the pause
         assert service.errors.read_text().count("\n") == 1, service.errors.read_text()
+        service.stop()
+
+
+def test_a_renewal_that_could_not_fork_is_made_though_nobody_asks_again(renewing: Renewing) -> None:
+    with process_limit() as limit:
+        service = renewing.start(wrapper=limit.wrapper, WORKERS="1")  # looks at SIGHUP alone
+        limit.forbid()
+        new = renewing.renew()
+        wait_until(lambda: renewing.said("listener json-tls cannot be renewed"), "a line about it")
+        limit.lift()
+        wait_until(lambda: renewing.serves(new), "the new leaf", 20)
         service.stop()
 
 
