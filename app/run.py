@@ -83,7 +83,7 @@ def _applications(configuration: Configuration) -> dict[ApplicationSettings, App
         if settings in loaded:
             continue
         if settings.preload:
-            loaded[settings] = loading.load(settings)
+            loaded[settings] = loading.preload(settings, configuration.server.start_deadline)
         else:
             loading.check(settings, configuration.server.start_deadline)
             loaded[settings] = None
