@@ -107,7 +107,7 @@ def _applications(configuration: Configuration) -> dict[ApplicationSettings, App
         if settings in loaded:
             continue
         if settings.preload:
-            loaded[settings] = loading.load(settings)
+            loaded[settings] = loading.preload(settings, configuration.server.start_deadline)
             signals.block()  # again: it may have ignored SIGCHLD, say
         else:
             loading.check(settings, configuration.server.start_deadline)

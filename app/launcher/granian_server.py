@@ -4,9 +4,11 @@ import asyncio
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from granian.constants import HTTPModes, Interfaces, Loops
 from granian.http import HTTP1Settings, HTTP2Settings
 from granian.log import LogLevels
 
-from app.launcher import granian_private, loading, pair_trial, scheduling, signals
+from app.launcher import granian_private, loading, memory, pair_trial, scheduling, signals
 from app.launcher.child import die_with
 from app.launcher.console import warn
 from app.launcher.descriptors import end_when_starved
@@ -227,7 +229,21 @@ def _become_worker(server: granian_private.Server, parent: int, endpoint: Endpoi
     for other in (*server.wrks, *([server.former] if server.former else ())):
         for descriptor in other.sentinels:
             os.close(descriptor)
+    _keep_from_forks(endpoint.sockets[server.spawning])
+    memory.be_killed_first()
     threading.Thread(target=end_when_starved, args=(endpoint.listener.name,), daemon=True).start()
+
+
+def _keep_from_forks(listening: socket.socket) -> None:
+    """Close a worker's socket in what the application forks: that may outlive it, and clients would wait there for ever."""
+    status = os.fstat(listening.fileno())
+
+    def close_in_child() -> None:
+        with suppress(OSError):  # Granian has closed it in a drain; its number may also be another file's by now
+            if os.path.samestat(os.fstat(listening.fileno()), status):
+                listening.close()
+
+    os.register_at_fork(after_in_child=close_in_child)
 
 
 def _resident() -> int:

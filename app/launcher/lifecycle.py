@@ -196,6 +196,7 @@ class Lifecycle:
 
     def _renew(self, now: float) -> None:
         """Start a replacement if something else is to be served; whatever fails in that changes nothing."""
+        wanted: Endpoint | None = None
         try:
             busy = self.predecessor is not None or self.replacement is not None
             wanted = self.renewal.wanted(now, self.endpoint, busy=busy)
@@ -204,6 +205,8 @@ class Lifecycle:
         except Exception as error:  # noqa: BLE001 - the service goes on with what it has, whatever it is; reported
             if self.replacement is not None:
                 self.release(self.replacement)
+            if wanted is not None:
+                self.renewal.failed(wanted, now)
             self.renewal.report(f"listener {self.endpoint.listener.name} cannot be renewed ({error!r})")
 
     def _replace(self, wanted: Endpoint) -> None:

@@ -4,6 +4,7 @@ import importlib
 import inspect
 import signal
 import sys
+import threading
 import time
 import traceback
 from contextlib import closing, suppress
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from app.launcher import signals
+from app.launcher.child import end_process
+from app.launcher.console import warn
 from app.launcher.draining import Application
 from app.launcher.trial import TRIED, Trial
 from app.settings.application import ApplicationSettings
@@ -116,8 +119,40 @@ def check(settings: ApplicationSettings, seconds: int) -> None:
                     raise Stopped
                 time.sleep(LOOK)
         except TimeoutError as error:
-            raise ConfigurationError(
-                f"{settings} has not been imported within start_deadline={seconds} s; raise it, or import less"
-            ) from error
+            raise _late(settings, seconds) from error
     if code != TRIED:
         raise ConfigurationError(f"{settings} ends the process that imports it ({code}); correct what does")
+
+
+def _late(settings: ApplicationSettings, seconds: int) -> ConfigurationError:
+    return ConfigurationError(
+        f"{settings} has not been imported within start_deadline={seconds} s; raise it, or import less"
+    )
+
+
+def preload(settings: ApplicationSettings, seconds: int) -> Application:
+    """Import an application in this process as `load` does; end it after `seconds`, or if a signal asks to stop.
+
+    Nothing can be raised in an import that hangs, and this process has nothing to give up yet.
+    """
+    loaded = threading.Event()
+    watch = threading.Thread(target=_end_unless, args=(loaded, settings, seconds), daemon=True)
+    try:
+        watch.start()
+    except RuntimeError as error:
+        raise ConfigurationError(f"{settings} cannot be preloaded ({error}); raise the limit (ulimit -u)") from error
+    try:
+        return load(settings)
+    finally:
+        loaded.set()
+        watch.join()
+
+
+def _end_unless(loaded: threading.Event, settings: ApplicationSettings, seconds: int) -> None:
+    end = time.monotonic() + seconds
+    while not loaded.wait(LOOK):
+        if signals.STOP & signal.sigpending():
+            end_process(0)
+        if time.monotonic() > end:
+            warn(f"configuration: {_late(settings, seconds)}")
+            end_process(2)

@@ -1,5 +1,6 @@
 """How much memory the workers may take together: that of the control group that they run in."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from app.settings.config import Configuration
@@ -8,6 +9,7 @@ from app.settings.files import MIB
 LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 """Versions 2 and 1 of control groups, as a container sees its own."""
 LEAST = 16  # MiB
+EXPENDABLE = 500  # thousandths of all memory that a worker seems to have on top, to the kernel that looks for a victim
 
 
 def growth_limit(configuration: Configuration, limits: tuple[Path, ...] = LIMITS) -> tuple[int, str | None]:
@@ -30,3 +32,10 @@ def growth_limit(configuration: Configuration, limits: tuple[Path, ...] = LIMITS
                 f" workers: each may grow by {max(LEAST, share)} MiB; raise that limit, or lower WORKERS"
             )
     return setting, None
+
+
+def be_killed_first() -> None:
+    """Have the kernel kill this worker, which is replaced, before the launcher (proc(5), /proc/pid/oom_score_adj)."""
+    score = Path("/proc/self/oom_score_adj")
+    with suppress(OSError):  # a /proc that may not be written to: the kernel goes by size alone
+        score.write_text(str(min(1000, int(score.read_text()) + EXPENDABLE)))

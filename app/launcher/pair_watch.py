@@ -23,7 +23,7 @@ class PairWatch:
         warn: Callable[[str], None],
         rejected: Callable[[Pair], str | None],
     ) -> None:
-        """Watch the files that hold `pair` now; an `interval` of 0 never looks unasked.
+        """Watch the files that hold `pair` now; an `interval` of 0 never looks unasked, but for a pair that has `failed`.
 
         `rejected` returns why a pair that passes every check cannot be served, and may raise OSError.
         """
@@ -86,6 +86,7 @@ class PairWatch:
         self._failures = self._failures + 1 if pair.content == self._failed else 0
         self._failed = pair.content
         self._not_before = now + min(LONGEST_PAUSE, 2.0**self._failures)
+        self.next_look = min(self.next_look or self._not_before, self._not_before)
 
     def _wait(self, content: object, now: float) -> None:
         """Look again when the files may have been steady for long enough: half of a pair is not to be served."""

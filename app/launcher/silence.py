@@ -58,7 +58,8 @@ class Silence:
         """Look again and again; for a thread of the worker."""
         while True:
             time.sleep(INTERVAL)
-            self.close()
+            with suppress(OSError):  # no descriptor is free for the listing: another look has one
+                self.close()
 
     def close(self) -> None:
         """Close the connections that are silent now, and forget the clients that have gone."""

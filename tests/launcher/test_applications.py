@@ -23,7 +23,7 @@ from app.launcher.scheduling import REFUSALS
 from tests.support.certificates import issue
 from tests.support.configuration import SERVER_TOML, configured, with_certificate_interval, with_web_sockets
 from tests.support.ports import free_port
-from tests.support.processes import ROOT, wait_until
+from tests.support.processes import ROOT, is_running, wait_until
 from tests.support.service import Launch, Service
 from tests.support.web_sockets import WebSocket
 
@@ -372,3 +372,17 @@ def test_requests_that_stream_are_answered_while_others_wait(
         assert all(each.result().text == expected for each in futures)
     assert time.monotonic() - begun < 20  # one after the other: at least that
     service.stop()
+
+
+def test_what_an_application_forks_does_not_keep_the_port_of_a_killed_worker(
+    start: Callable[..., Service], client: httpx.Client
+) -> None:
+    service = start(WORKERS="1").ready()
+    worker, forked = map(int, client.get(f"{service.tls_url}/fork").text.split())
+    try:
+        os.kill(worker, signal.SIGKILL)
+        wait_until(lambda: service.replaced(service.server_process_of("json-tls"), worker), "a new worker")
+        service.stop()  # and its ports are free
+        assert is_running(forked)
+    finally:
+        os.kill(forked, signal.SIGKILL)

@@ -1,10 +1,12 @@
 """More clients than a worker may open files."""
 
+import errno
 import os
 import resource
 import signal
 import socket
 import ssl
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -12,7 +14,7 @@ from functools import partial
 
 import pytest
 
-from app.launcher.descriptors import WORKER_DESCRIPTORS
+from app.launcher.descriptors import STARVED, WORKER_DESCRIPTORS, end_when_starved
 from bench import oracle
 from tests.support.http1 import exchange, get_on_new_connection
 from tests.support.processes import is_running, open_connections, open_files, ticks, wait_until
@@ -184,3 +186,17 @@ def test_a_worker_that_replaces_another_keeps_nothing_of_it_open(
         wait_until(lambda: open_connections(service.tls_port) == 0, "the end of that connection")
         assert idle_files(service, "json-tls") <= before + 1  # without a look at them it is two for each
     service.stop()
+
+
+def test_want_of_memory_does_not_end_the_watch_for_a_free_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = [errno.EMFILE, errno.ENOMEM, *[errno.EMFILE] * STARVED]
+
+    def eventfd(_: int) -> int:
+        raise OSError(errors.pop(0), "none")
+
+    monkeypatch.setattr(os, "eventfd", eventfd)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    with pytest.raises(SystemExit):
+        end_when_starved("test")
+    assert errors == []

@@ -26,20 +26,30 @@ def test_a_renewal_that_cannot_fork_is_reported_once_and_made_when_it_can(renewi
             service.signal(signal.SIGHUP)
             assert renewing.serves(old)
         limit.lift()
-        wait_until(lambda: renewing.serves(new), "the new leaf")
+        wait_until(lambda: renewing.serves(new), "the new leaf", 20)  # each failure doubles the pause
         lines = [each for each in service.errors.read_text().splitlines() if not each.startswith("reload: ")]
         assert len(lines) == 1, lines
         service.stop()
 
 
+def test_a_renewal_that_could_not_fork_is_made_though_nobody_asks_again(renewing: Renewing) -> None:
+    with process_limit() as limit:
+        service = renewing.start(wrapper=limit.wrapper, WORKERS="1")  # looks at SIGHUP alone
+        limit.forbid()
+        new = renewing.renew()
+        wait_until(lambda: renewing.said("listener json-tls cannot be renewed"), "a line about it")
+        limit.lift()
+        wait_until(lambda: renewing.serves(new), "the new leaf", 20)
+        service.stop()
+
+
 def test_a_replacement_with_a_frozen_worker_never_serves(renewing: Renewing) -> None:
     text = with_certificate_interval(0).replace("start_deadline = 30", "start_deadline = 3")
-    renewing.start(text)
+    renewing.start(text, to_hold=True)
     old = leaf_of(renewing.certs)
-    renewing.renew()
-    replacement, first, second = renewing.replacement()
-    freeze(second)
-    os.kill(first, signal.SIGCONT)
+    _, replacement, first, _ = renewing.renew_held()
+    freeze(first)
+    renewing.go_on()
     while not renewing.said("did not respond within start_deadline=3 s ("):
         assert renewing.serves(old)
     wait_until(lambda: not is_running(replacement), "the replacement's end")
@@ -48,10 +58,9 @@ def test_a_replacement_with_a_frozen_worker_never_serves(renewing: Renewing) -> 
 
 
 def test_a_replacement_with_a_worker_in_a_crash_loop_never_serves(renewing: Renewing) -> None:
-    renewing.start()
+    renewing.start(to_hold=True)
     old = leaf_of(renewing.certs)
-    renewing.renew()
-    replacement, first, _ = renewing.replacement()
+    _, replacement, first, _ = renewing.renew_held()
     victims = {first}
     while not renewing.said("before it responded; the pair from before is served on"):
         for worker in children(replacement):
@@ -65,11 +74,10 @@ def test_a_replacement_with_a_worker_in_a_crash_loop_never_serves(renewing: Rene
 
 
 def test_a_replacement_that_dies_while_its_predecessor_settles_is_replaced_by_it(renewing: Renewing) -> None:
-    service = renewing.start()
+    service = renewing.start(to_hold=True)
     old = leaf_of(renewing.certs)
-    new = renewing.renew()
-    replacement, first, _ = renewing.replacement()
-    os.kill(first, signal.SIGCONT)
+    new, replacement, _, _ = renewing.renew_held()
+    renewing.go_on()
     wait_until(lambda: "renewed: " in service.output.read_text(), "the renewal")
     assert renewing.serves(new)
     os.kill(replacement, signal.SIGKILL)
@@ -81,7 +89,7 @@ def test_a_replacement_that_dies_while_its_predecessor_settles_is_replaced_by_it
 
 
 def test_a_listener_that_ends_costs_the_others_no_request_while_they_are_renewed(renewing: Renewing) -> None:
-    service = renewing.start()
+    service = renewing.start(to_hold=True)
     with ExitStack() as stack:
         halves = []
         for _ in range(20):
@@ -90,8 +98,7 @@ def test_a_listener_that_ends_costs_the_others_no_request_while_they_are_renewed
             halves[-1].sendall(REQUEST[:-2])
         wait_until(lambda: have_been_read(*halves), "the requests' first halves")
         plaintext = service.server_process_of("json")
-        renewing.renew()
-        renewing.replacement()
+        renewing.renew_held()
         os.kill(plaintext, signal.SIGKILL)
         wait_until(lambda: renewing.said("stopping the others"), "a line about it")
         for each in halves:

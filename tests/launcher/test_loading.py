@@ -173,6 +173,26 @@ def test_a_stop_ends_an_import(modules: Path) -> None:
         child.kill()
 
 
+@pytest.mark.parametrize("status", [0, 2])
+def test_a_preloaded_import_that_does_not_end_ends_the_process(modules: Path, status: int) -> None:
+    """With 0 when a signal asks to stop, with 2 after start_deadline."""
+    (modules / "endless.py").write_text("import pathlib, time\npathlib.Path('begun').touch()\ntime.sleep(3600)\n")
+
+    def work() -> None:
+        signals.block()
+        loading.preload(settings("endless:app"), 1 if status else 3600)
+
+    child = Child(work)
+    try:
+        wait_until((modules / "begun").exists, "the import")
+        if status == 0:
+            os.kill(child.pid, signal.SIGTERM)
+        wait_until(lambda: child.exitcode is not None, "the end")
+        assert child.exitcode == status
+    finally:
+        child.kill()
+
+
 def test_the_dataset_of_the_bundled_application_is_no_other_ones() -> None:
     nowhere = "/nowhere/dataset.json"
     assert "DATASET" in rejected(DATASET_PATH=nowhere)

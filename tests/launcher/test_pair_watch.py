@@ -101,6 +101,17 @@ def test_an_interval_of_0_looks_when_asked_to_and_until_the_files_are_steady(
     assert watched.look(1000 + STEADY)
 
 
+def test_an_interval_of_0_tries_a_pair_again_whose_server_process_failed(authority: trustme.CA, tmp_path: Path) -> None:
+    watched = Watched(authority, tmp_path / "certs", interval=0)
+    issue(authority, watched.folder)
+    watched.watch.ask(1)
+    assert not watched.look(1)
+    assert watched.look(1 + STEADY)
+    watched.watch.failed(certificate.load(watched.files), 2)
+    assert watched.watch.next_look == 3
+    assert watched.look(3)
+
+
 def test_the_files_as_they_were_are_served_on(watched: Watched) -> None:
     before = [path.read_bytes() for path in (watched.certificate, watched.folder / "server.key")]
     served = leaf_of(watched.folder)

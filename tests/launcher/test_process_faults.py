@@ -4,11 +4,13 @@ import os
 import signal
 import ssl
 import time
+from pathlib import Path
 
 import httpx
 import pytest
 
 from app.launcher.granian_private import YOUNG
+from app.launcher.memory import EXPENDABLE
 from bench import oracle
 from tests.support.certificates import leaf_of
 from tests.support.load import Loads
@@ -197,4 +199,16 @@ def test_a_replaced_worker_serves_the_pair_that_was_checked(
             return False
 
     wait_until(serves_the_old_leaf, "a handshake with the new worker")
+    service.stop()
+
+
+def test_the_kernel_is_to_kill_workers_first_when_memory_is_out(launch: Launch, pair: dict[str, str]) -> None:
+    service = launch(**pair).ready()
+
+    def score(pid: int) -> int:
+        return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+    usual = score(service.process.pid)
+    assert {score(each) for each in service.server_processes} == {usual}
+    assert {score(each) for workers in service.all_workers() for each in workers} == {min(1000, usual + EXPENDABLE)}
     service.stop()

@@ -1,8 +1,11 @@
 """Connections that never bring a request, with protocol = "auto": closed; all others are not."""
 
+import errno
+import os
 import socket
 import ssl
 import struct
+import sys
 import threading
 import time
 from collections.abc import Coroutine, Generator, Iterator
@@ -12,12 +15,14 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.launcher import silence as silence_module
 from app.launcher.descriptors import open_descriptors
 from app.launcher.silence import SLICE, Silence
 from tests.support.certificates import handshake
 from tests.support.configuration import SERVER_TOML, configured
 from tests.support.http1 import read_to_end
 from tests.support.http2 import Client
+from tests.support.processes import wait_until
 from tests.support.service import Launch
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -119,6 +124,35 @@ def test_an_awaitable_that_cannot_be_referred_to_is_never_taken_for_ended(listen
         time.sleep(0.3)
         silence.close()
         assert not is_closed(client)
+
+
+def test_a_look_without_a_free_descriptor_is_not_the_last(
+    listening: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, port, *_ = listening.getsockname()
+    silence = Silence(application, port, 0.2)
+    failures = [OSError(errno.EMFILE, "Too many open files")]
+    listed = os.listdir
+
+    def listdir(path: str) -> list[str]:
+        if failures:
+            raise failures.pop()
+        return listed(path)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    monkeypatch.setattr(silence_module, "INTERVAL", 0.01)
+
+    def close_until_exit() -> None:
+        with suppress(SystemExit):
+            silence.close_for_ever()
+
+    thread = threading.Thread(target=close_until_exit, daemon=True)
+    with socket.create_connection((host, port)) as client, listening.accept()[0]:
+        thread.start()
+        wait_until(lambda: is_closed(client), "the end of a silent connection")
+    assert failures == []
+    monkeypatch.setattr(silence, "close", sys.exit)
+    thread.join()
 
 
 def test_many_connections_delay_nobody(listening: socket.socket, many_files: None) -> None:

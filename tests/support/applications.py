@@ -1,10 +1,13 @@
 """Applications of other people, as the launcher sees them: raw ASGI, and what goes wrong with one."""
 
 import asyncio
+import multiprocessing
 import os
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from app import app as json_service
 from app.launcher.draining import Application, Message, Receive, Send
 
 NOTES = Path(os.environ.get("NOTES", os.devnull))
@@ -89,6 +92,13 @@ async def _state(scope: Message, _: Receive, send: Send) -> None:
     await respond(send, scope["state"]["greeting"].encode())
 
 
+async def _fork(_: Message, __: Receive, send: Send) -> None:
+    """Fork a process that outlives this one; respond with the numbers of both."""
+    forked = multiprocessing.get_context("fork").Process(target=time.sleep, args=(120,))
+    forked.start()
+    await respond(send, f"{os.getpid()} {forked.pid}".encode())
+
+
 ROUTES: dict[str, Callable[[Message, Receive, Send], Awaitable[None]]] = {
     "/echo": _echo,
     "/hop": _hop,
@@ -99,6 +109,7 @@ ROUTES: dict[str, Callable[[Message, Receive, Send], Awaitable[None]]] = {
     "/sleep": _sleep,
     "/close": _close,
     "/state": _state,
+    "/fork": _fork,
 }
 
 
@@ -150,6 +161,20 @@ async def failing_later(scope: Message, receive: Receive, send: Send) -> None:
     if scope["type"] == "lifespan" and noted("fail"):
         await failing(scope, receive, send)
     await app(scope, receive, send)
+
+
+def _wait_while_held() -> None:
+    while Path(os.environ["HOLD"]).exists():
+        time.sleep(0.01)
+
+
+async def held(scope: Message, receive: Receive, send: Send) -> None:
+    """Serve what `app:app` does, but hold the startup for as long as the file that HOLD names exists."""
+    if scope["type"] == "lifespan":
+        _wait_while_held()
+        await _lifespan(scope, receive, send)
+    else:
+        await json_service(scope, receive, send)
 
 
 def create() -> Application:
