@@ -16,7 +16,7 @@ and tests/launcher/test_granian_contract.py tries each:
 - `granian.server.mp._future_watcher_wrapper(inner)` makes a request's coroutine of its watcher (`scope`, `proto`, `done`,
   `err`, `taskref`), `granian.server.mp._new_cbscheduler(loop, call, ...)` a `granian._futures._CBSchedulerAIO`, whose `_schedule_fn`
   gets the watcher, in the context `_ctx`: both are replaced by app/launcher/scheduling.py. What Granian receives and
-  sends is awaited as a type of the module `granian._granian`.
+  sends is awaited as a type of `granian._granian`; its `add_done_callback` uses the loop's `call_soon_threadsafe`.
 - A path whose `resolve()` returns itself reaches rustls as it is (`SealedFile`).
 """
 

@@ -1,18 +1,14 @@
 """What runs in a server process: Granian, on sockets that the launcher has bound."""
 
-import asyncio
 import multiprocessing
 import os
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-import uvloop
 from granian import loops
 from granian.constants import HTTPModes, Interfaces, Loops
 from granian.http import HTTP1Settings, HTTP2Settings
@@ -27,6 +23,7 @@ from app.launcher.forwarded import Forwarded
 from app.launcher.server_process import Endpoint
 from app.launcher.silence import Silence
 from app.launcher.sockets import close
+from app.launcher.worker_loop import InlineWorkerLoop, WorkerLoop
 from app.settings.config import Listener, PairFiles
 from app.settings.errors import ConfigurationError
 from app.settings.sealed_file import SealedFile
@@ -53,36 +50,6 @@ LOG_CONFIG = {
 }
 
 
-class _WorkerLoop(uvloop.Loop):
-    """The loop of a worker, which takes DRAIN for the signal that Granian would wait for."""
-
-    before_drain: Callable[[], Awaitable[None]]
-
-    def add_signal_handler(self, sig: int, callback: Callable[..., Any], *args: Any) -> None:  # type: ignore[override]  # noqa: ANN401
-        """Register Granian's handler of SIGTERM for DRAIN, after `before_drain`; SIGINT stays ignored."""
-        if sig != signal.SIGTERM:
-            return
-        draining: list[asyncio.Future[None]] = []
-
-        def drain() -> None:
-            if not draining:  # it comes twice: from the launcher's order, and when Granian stops its workers
-                draining.append(asyncio.ensure_future(self.before_drain(), loop=self))
-                draining[0].add_done_callback(lambda _: callback(*args))
-
-        super().add_signal_handler(DRAIN, drain)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {DRAIN})
-
-
-def _loop_builder(before_drain: Callable[[], Awaitable[None]]) -> Callable[[], uvloop.Loop]:
-    def build() -> uvloop.Loop:
-        loop = _WorkerLoop()
-        loop.before_drain = before_drain
-        asyncio.set_event_loop(loop)
-        return loop
-
-    return build
-
-
 def serve(endpoint: Endpoint, settings: Server) -> None:
     """Serve until DRAIN comes; the calling process becomes the server process, and is one for good.
 
@@ -92,8 +59,10 @@ def serve(endpoint: Endpoint, settings: Server) -> None:
     draining = Draining(listener.name, endpoint.application or _not_loaded, scheduling.requests_done)
     signal.signal(CLOSE_NOTICE, lambda *_: draining.send_close_notice())
     multiprocessing.set_start_method("fork", force=True)  # workers share what is loaded
-    loops.register("auto")(_loop_builder(draining.close_web_sockets))  # Granian's README, "Event loop initialization"
-    granian_private.schedule_by(scheduling.inline if listener.application.runs == "inline" else scheduling.on_loop)
+    inline = listener.application.runs == "inline"
+    loop = InlineWorkerLoop if inline else WorkerLoop
+    loops.register("auto")(loop.builder(draining.close_web_sockets))  # Granian's README, "Event loop initialization"
+    granian_private.schedule_by(scheduling.inline if inline else scheduling.on_loop)
     server = _build(endpoint, settings)
     parent = os.getpid()
 

@@ -2,7 +2,8 @@
 
 Granian creates the coroutine in one of its own threads. Handing it over to the loop means to wake another thread, which
 costs more than a short response (bench/REPORT.md). A coroutine that never waits ends at its first step, so `inline`
-takes that step at once, where the coroutine was created.
+takes that step at once, where the coroutine was created. If it waits for the request's body, the next step is taken where
+Granian has read it, for the same reason.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from app.launcher.console import warn
 from app.launcher.draining import Message
 
 REQUEST = "a request"  # the name of each task that runs one
+LOOK = 0.02  # seconds between looks at whether requests that wait inline have ended
 REFUSALS = 10  # times that a coroutine may catch the error for waiting, and wait again
 NO_LOOP = re.compile("event loop|async library|async context|'NoneType' object has no attribute 'create_future'")
 """What asyncio, anyio and sniffio say when they are used outside of a loop."""
@@ -27,6 +29,9 @@ Coro = Coroutine[Any, None, None]
 Call = Callable[[Any], Coro]
 Schedule = Callable[[Any], None]
 """Run a request: it gets Granian's watcher of it, from which `Call` makes the coroutine."""
+
+
+_waiting: set["Waiting"] = set()
 
 
 class WaitsInlineError(RuntimeError):
@@ -71,29 +76,70 @@ def on_loop(loop: asyncio.AbstractEventLoop, context: Context, call: Call) -> Sc
     return schedule
 
 
-def inline(loop: asyncio.AbstractEventLoop, context: Context, call: Call) -> Schedule:
-    """Return what runs each request at once, until it waits.
+class Waiting:
+    """A request that runs inline and waits for what Granian receives or sends: for a part of its body, say.
 
-    A bare suspension (`await asyncio.sleep(0)`), and waiting for what Granian receives or sends, moves it to the loop,
-    where it may wait for anything. Waiting for anything else raises WaitsInlineError in it.
+    Granian's thread passes it to the loop's `call_soon_threadsafe` when that is there, and `InlineWorkerLoop` calls it at once.
     """
 
-    def go_on(coroutine: Coro, watcher: Any, own: Context) -> None:  # noqa: ANN401
-        watcher.taskref(loop.create_task(coroutine, name=REQUEST, context=own))
+    __slots__ = ("context", "coroutine", "loop", "watcher")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, coroutine: Coro, watcher: Any, context: Context) -> None:  # noqa: ANN401
+        """Wait for nothing yet; `context` is the request's own."""
+        self.loop = loop
+        self.coroutine = coroutine
+        self.watcher = watcher
+        self.context = context
+
+    def wait_for(self, awaited: Any) -> None:  # noqa: ANN401
+        """Wait inline for what is Granian's; move to the loop at a bare suspension, and refuse to wait for the rest."""
+        refusals = 0
+        try:
+            while refusals < REFUSALS:
+                of_granian = type(awaited).__module__ == "granian._granian"
+                if awaited is None or (of_granian and self.watcher.scope["type"] != "http"):
+                    self.loop.call_soon_threadsafe(self._move, awaited)
+                    return
+                if of_granian:
+                    _waiting.add(self)
+                    awaited.add_done_callback(self)
+                    return
+                awaited = self.context.run(self.coroutine.throw, WaitsInlineError(f"it waits for {awaited!r}"))
+                refusals += 1
+        except StopIteration:  # it has ended
+            return
+        self.coroutine.close()
+
+    def __call__(self, _: object) -> None:
+        """Go on: what it waits for is there."""
+        _waiting.discard(self)
+        try:
+            awaited = self.context.run(self.coroutine.send, None)
+        except StopIteration:
+            return
+        self.wait_for(awaited)
+
+    def _move(self, awaited: object) -> None:
+        rest = _from_there(self.coroutine, awaited)
+        self.watcher.taskref(self.loop.create_task(rest, name=REQUEST, context=self.context))
+
+
+def inline(loop: asyncio.AbstractEventLoop, context: Context, call: Call) -> Schedule:
+    """Return what runs each request at once, until it waits; `loop` is an InlineWorkerLoop.
+
+    It may wait for what Granian receives and sends, and goes on in the thread that has it. A bare suspension
+    (`await asyncio.sleep(0)`) moves it to the loop, where it may wait for anything, and so does a WebSocket's first
+    message. Waiting for anything else raises WaitsInlineError in it.
+    """
 
     def schedule(watcher: Any) -> None:  # noqa: ANN401
         coroutine = call(watcher)
         own = context.copy()
         try:
             awaited = own.run(coroutine.send, None)
-            for _ in range(REFUSALS):
-                if awaited is None or type(awaited).__module__ == "granian._granian":
-                    loop.call_soon_threadsafe(go_on, _from_there(coroutine, awaited), watcher, own)
-                    return
-                awaited = own.run(coroutine.throw, WaitsInlineError(f"it waits for {awaited!r}"))
         except StopIteration:  # it has ended
             return
-        coroutine.close()
+        Waiting(loop, coroutine, watcher, own).wait_for(awaited)
 
     return schedule
 
@@ -118,9 +164,9 @@ def _remaining_steps(coroutine: Coro, awaited: object) -> Generator[object, None
 
 
 async def requests_done() -> None:
-    """Return when no request's task is left in this loop."""
-    while tasks := [each for each in asyncio.all_tasks() if each.get_name() == REQUEST]:
-        await asyncio.wait(tasks)
+    """Return when no request is left: neither a task of one in this loop, nor one that waits inline."""
+    while (tasks := [each for each in asyncio.all_tasks() if each.get_name() == REQUEST]) or _waiting:
+        await asyncio.wait(tasks) if tasks else await asyncio.sleep(LOOK)
 
 
 def _is_for_waiting(error: BaseException) -> bool:

@@ -22,8 +22,9 @@ from app.launcher.draining import CLOSE_NOTICE
 from app.launcher.scheduling import REFUSALS
 from tests.support.certificates import issue
 from tests.support.configuration import SERVER_TOML, configured, with_certificate_interval, with_web_sockets
-from tests.support.ports import free_port
-from tests.support.processes import ROOT, is_running, wait_until
+from tests.support.http1 import read_response
+from tests.support.ports import free_port, is_free
+from tests.support.processes import ROOT, have_been_read, is_running, wait_until
 from tests.support.service import Launch, Service
 from tests.support.web_sockets import WebSocket
 
@@ -104,6 +105,40 @@ def test_inline_what_may_not_wait_is_a_500_and_one_line(start: Callable[..., Ser
     (line,) = service.errors.read_text().splitlines()
     assert re.search(r'/applications\.py:\d+: an application that runs inline may not wait there .*runs = "loop"', line)
     service.stop()
+
+
+def test_inline_a_request_goes_on_where_its_body_is_read(
+    start: Callable[..., Service], client: httpx.Client, noted: Callable[[], list[str]]
+) -> None:
+    service = start(APPLICATION_RUNS="inline", WORKERS="1", H2C_PORT=str(free_port())).ready()
+    with httpx.Client(trust_env=False, http1=False, http2=True) as over_http2:
+        assert over_http2.post(f"{service.h2c_url}/where", content=b"x" * 200_000).text == "inline"
+    assert client.post(f"{service.url}/where", content=b"x").text == "inline"
+    assert client.post(f"{service.tls_url}/where", content=iter([b"x" * 100_000] * 20)).text == "inline"
+    assert client.post(f"{service.url}/where?wait", content=b"x").status_code == 500
+    (line,) = service.errors.read_text().splitlines()
+    assert "an application that runs inline may not wait there" in line
+    with socket.create_connection(("127.0.0.1", service.port), timeout=10) as half:
+        half.sendall(b"POST /where HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\n\r\nx")
+        assert client.get(f"{service.url}/hop?1").text == "1"  # it holds nobody up
+    wait_until(lambda: "went away" in noted(), "the disconnect")
+    service.stop()
+
+
+def test_inline_a_request_that_waits_for_its_body_is_finished_before_the_shutdown(
+    start: Callable[..., Service], noted: Callable[[], list[str]]
+) -> None:
+    service = start(APPLICATION_RUNS="inline", WORKERS="1").ready()
+    with socket.create_connection(("127.0.0.1", service.port), timeout=10) as half:
+        half.sendall(b"POST /where HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\n\r\nx")
+        wait_until(lambda: have_been_read(half), "the first half")
+        service.signal(signal.SIGTERM)
+        wait_until(lambda: is_free(service.port), "the end of its listening")
+        half.sendall(b"x")
+        assert read_response(half) == b"inline"
+    assert service.wait() == 0
+    service.gone()
+    assert noted().count("shutdown") == 2
 
 
 async def _hop(port: int, context: ssl.SSLContext | None, share: int, number: int) -> int:

@@ -4,7 +4,7 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from typing import Any
 
@@ -121,6 +121,58 @@ def test_inline_an_exception_after_the_move_reaches_the_coroutine(loop: uvloop.L
     watcher.task.cancel()
     loop.run_until_complete(watcher.task)
     assert caught == [asyncio.CancelledError]
+
+
+class OfGranian:
+    """What Granian receives, as far as it is used."""
+
+    def __init__(self) -> None:
+        self.callback: Callable[[object], None] | None = None
+
+    def __await__(self) -> Generator[object, None, None]:
+        if self.callback is None:
+            yield self
+
+    def add_done_callback(self, callback: Callable[[object], None]) -> None:
+        self.callback = callback
+
+
+OfGranian.__module__ = "granian._granian"
+
+
+def test_inline_a_request_that_waits_for_its_body_is_not_done(loop: uvloop.Loop) -> None:
+    receives = OfGranian()
+
+    async def step() -> None:
+        await receives
+
+    async def wait_for_requests() -> None:
+        waiting = asyncio.create_task(requests_done())
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        assert receives.callback is not None
+        receives.callback(receives)
+        await waiting
+
+    watcher = Watcher()
+    inline(loop, contextvars.copy_context(), of(step))(watcher)
+    loop.run_until_complete(wait_for_requests())
+    assert watcher.task is None
+
+
+def test_inline_a_web_socket_is_on_the_loop_from_its_first_message(loop: uvloop.Loop) -> None:
+    receives = OfGranian()
+
+    async def step() -> None:
+        await receives
+
+    watcher = Watcher()
+    watcher.scope["type"] = "websocket"
+    inline(loop, contextvars.copy_context(), of(step))(watcher)
+    loop.run_until_complete(asyncio.sleep(0))
+    assert watcher.task is not None
+    with suppress(RuntimeError):  # it is no future of asyncio's
+        loop.run_until_complete(watcher.task)
 
 
 class Foreign:

@@ -3,6 +3,7 @@
 import asyncio
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -31,15 +32,23 @@ async def respond(send: Send, body: bytes, *headers: tuple[bytes, bytes], status
     await send({"type": "http.response.body", "body": body})
 
 
-async def _echo(_: Message, receive: Receive, send: Send) -> None:
+async def receive_body(receive: Receive) -> bytes | None:
+    """Return the request's body; None if the client went away."""
     body, more = bytearray(), True
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
-            return
+            note("went away")
+            return None
         body += message.get("body", b"")
         more = message.get("more_body", False)
-    await respond(send, bytes(body))
+    return bytes(body)
+
+
+async def _echo(_: Message, receive: Receive, send: Send) -> None:
+    body = await receive_body(receive)
+    if body is not None:
+        await respond(send, body)
 
 
 async def _hop(scope: Message, _: Receive, send: Send) -> None:
@@ -57,6 +66,14 @@ async def _stream(scope: Message, _: Receive, send: Send) -> None:
         await send({"type": "http.response.body", "body": b"%d\n" % number, "more_body": True})
         await asyncio.sleep(0.05)
     await send({"type": "http.response.body"})
+
+
+async def _where(scope: Message, receive: Receive, send: Send) -> None:
+    """Respond with where it runs once it has the body, and wait for anything then if the query says so."""
+    await receive_body(receive)
+    if scope["query_string"] == b"wait":
+        await asyncio.sleep(0.001)
+    await respond(send, b"loop" if threading.current_thread() is threading.main_thread() else b"inline")
 
 
 async def _disconnect(_: Message, receive: Receive, send: Send) -> None:
@@ -102,6 +119,7 @@ async def _fork(_: Message, __: Receive, send: Send) -> None:
 ROUTES: dict[str, Callable[[Message, Receive, Send], Awaitable[None]]] = {
     "/echo": _echo,
     "/hop": _hop,
+    "/where": _where,
     "/stream": _stream,
     "/disconnect": _disconnect,
     "/background": _background,

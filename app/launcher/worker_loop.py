@@ -1,0 +1,63 @@
+"""The event loop of a worker: uvloop's, but for two methods that Granian calls."""
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+from contextvars import Context
+from typing import Any
+
+import uvloop
+
+from app.launcher.draining import DRAIN
+from app.launcher.scheduling import Waiting
+
+
+class WorkerLoop(uvloop.Loop):
+    """The loop of a worker, which takes DRAIN for the signal that Granian would wait for."""
+
+    before_drain: Callable[[], Awaitable[None]]
+
+    @classmethod
+    def builder(cls, before_drain: Callable[[], Awaitable[None]]) -> Callable[[], uvloop.Loop]:
+        """Return what makes a worker's loop, as Granian asks for it; `before_drain` runs before Granian drains."""
+
+        def build() -> uvloop.Loop:
+            loop = cls()
+            loop.before_drain = before_drain
+            asyncio.set_event_loop(loop)
+            return loop
+
+        return build
+
+    def add_signal_handler(self, sig: int, callback: Callable[..., Any], *args: Any) -> None:  # type: ignore[override]  # noqa: ANN401
+        """Register Granian's handler of SIGTERM for DRAIN, after `before_drain`; SIGINT stays ignored.
+
+        uvloop's own handlers lose a signal that comes while the loop does not run: between the application's startup and
+        Granian's service, say.
+        """
+        if sig != signal.SIGTERM:
+            return
+        draining: list[asyncio.Future[None]] = []
+
+        def drain() -> None:
+            if not draining:  # it comes twice: from the launcher's order, and when Granian stops its workers
+                draining.append(asyncio.ensure_future(self.before_drain(), loop=self))
+                draining[0].add_done_callback(lambda _: callback(*args))
+
+        signal.signal(DRAIN, lambda *_: self.call_soon_threadsafe(drain))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {DRAIN})
+
+
+class InlineWorkerLoop(WorkerLoop):
+    """The loop of a worker whose requests run inline."""
+
+    def call_soon_threadsafe(  # type: ignore[override]  # it is Granian that calls it
+        self,
+        callback: Callable[..., object],
+        *args: Any,  # noqa: ANN401
+        context: Context | None = None,
+    ) -> Any:  # noqa: ANN401
+        """Call `callback` at once if it goes on with a request that waits inline: this thread has what it waits for."""
+        if isinstance(callback, Waiting):
+            return callback(*args)
+        return super().call_soon_threadsafe(callback, *args, context=context)
