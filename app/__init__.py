@@ -1,5 +1,7 @@
 """A JSON service on Granian: `app:app` is the ASGI application, `python -m app` the launcher."""
 
+VERSION = "0.1.0"
+
 TYPE_CHECKING = False  # typing is not imported: until app.__main__ has blocked signals, one of them ends the process
 if TYPE_CHECKING:
     from typing import Any

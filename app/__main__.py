@@ -14,7 +14,7 @@ try:
     from contextlib import ExitStack
 
     from app import reload, run
-    from app.launcher import child, console, loading, supervisor
+    from app.launcher import child, console, loading, log, output, supervisor
     from app.service import application, catalogue
     from app.settings import config
     from app.settings.errors import ConfigurationError
@@ -27,7 +27,7 @@ except (ImportError, MemoryError) as lacking:  # a library that cannot be mapped
 
 def main() -> int:
     """Check everything, then serve; the exit status is 0 if asked to stop, 1 after a failure, 2 for a bad setting."""
-    console.open_standard_streams()
+    output.open_standard_streams()
     parser = argparse.ArgumentParser(prog="python -m app", description=__doc__)
     parser.add_argument("--config", metavar="FILE", help="server.toml (CONFIG)")
     parser.add_argument(
@@ -36,12 +36,17 @@ def main() -> int:
         help="without a pair, make one that lasts as long as the run (SELF_SIGNED=1)",
     )
     parser.add_argument("--check", action="store_true", help="check everything, say what would be served, and exit")
+    parser.add_argument("--version", action="version", version=f"granian-json {run.versions()}")
     arguments = parser.parse_args()
     environment = os.environ | ({config.SELF_SIGNED_VARIABLE: "1"} if arguments.self_signed else {})
+    if not arguments.check:
+        log.set_up("json" if os.environ.get("LOG_FORMAT") == "json" else "text")  # for what is wrong with server.toml
     try:
         with ExitStack() as stack:
             try:
                 configuration = config.read(config.path_of(arguments.config, environment), environment)
+                if not arguments.check:
+                    log.set_up(configuration.server.log_format)
                 configuration, endpoints = run.preflight(configuration, stack, is_check=arguments.check)
             except MemoryError as error:  # a limit (ulimit -v), or a machine that is full
                 raise ConfigurationError(
@@ -64,9 +69,7 @@ def main() -> int:
     except loading.Stopped:
         return supervisor.STOPPED
     except ConfigurationError as error:
-        console.warn(f"configuration: {error}")
-        for line in error.details.splitlines():
-            console.warn(line)
+        log.error(f"configuration: {error}", details=error.details)
         return MISCONFIGURED
 
 

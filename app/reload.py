@@ -55,7 +55,7 @@ def reload(read: Callable[[], Configuration], served: Sequence[Endpoint], is_tri
             )
             endpoint = before
         endpoints.append(endpoint)
-    return Reloaded(replace(configuration, server=server), endpoints, lines + left)
+    return Reloaded(replace(configuration, server=server), endpoints, lines + left, run.sources(configuration))
 
 
 def _kept(configuration: Configuration, by_name: Mapping[str, Endpoint]) -> tuple[list[Listener], list[str]]:

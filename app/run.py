@@ -2,17 +2,21 @@
 
 import errno
 import os
+import platform
 import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import msgspec
+import setproctitle
 
-from app.launcher import console, descriptors, granian_server, loading, memory, signals, sockets, supervisor
+from app import VERSION
+from app.launcher import child, descriptors, granian_server, loading, log, memory, signals, sockets, supervisor
 from app.launcher.draining import Application
 from app.launcher.server_process import Endpoint, Work
 from app.service import catalogue
@@ -21,6 +25,11 @@ from app.settings.application import ApplicationSettings
 from app.settings.config import Configuration, Listener, PairFiles
 from app.settings.errors import ConfigurationError, shown
 from app.settings.tables import Server
+
+
+def versions() -> str:
+    """Return the versions of this project, of Granian and of Python."""
+    return f"{VERSION} (Granian {metadata.version('granian')}, Python {platform.python_version()})"
 
 
 def preflight(
@@ -39,7 +48,7 @@ def preflight(
     pairs = [_pair(each, server.host, stack) for each in configuration.listeners]
     server, lines = limited(configuration)
     for line in lines:
-        console.warn(line)
+        log.warn(line)
     sockets.check_host(configuration.host_setting, server.host)
     endpoints = []
     for listener, pair in zip(configuration.listeners, pairs, strict=True):
@@ -80,15 +89,30 @@ def serve(
     """
     for each in endpoints:
         if isinstance(each.listener.tls, config.SelfSigned) and each.pair is not None:
-            console.warn(
+            log.warn(
                 f"listener {each.listener.name}: there is no pair, so a self-signed one was made for this run, as asked;"
-                f" its authority's certificate is {each.pair.authority}"
+                f" its authority's certificate is {each.pair.authority}",
+                each.listener.name,
             )
+    log.event(f"starting granian-json {versions()}: {sources(configuration)}")
+    setproctitle.setproctitle(child.title("launcher"))
     work = Work(
         serve=lambda each: granian_server.serve(each, each.server),
         rejected=lambda each: granian_server.rejected(each, each.server),
     )
     return supervisor.run(configuration, endpoints, work, example, reload)
+
+
+def sources(configuration: Configuration) -> str:
+    """Return where what is served comes from, as a part of a line."""
+    served = [f"{each.name} ({each.application.target})" for each in configuration.listeners]
+    parts = [f"configuration {configuration.path}", f"listeners {', '.join(served)}"]
+    ours = [each.application for each in configuration.listeners if each.application.is_ours]
+    if ours:
+        path = catalogue.source_of(os.environ).path
+        number = catalogue.counts.get(path) if any(each.preload for each in ours) else None  # else workers read it
+        parts.append(f"dataset {path}" + (f" with {number} items" if number else ""))
+    return "; ".join(parts)
 
 
 def _check_proc() -> None:
@@ -124,9 +148,10 @@ def _pair(listener: Listener, host: str, stack: ExitStack) -> certificate.Pair |
         return certificate.self_signed(names, _folder_for_authority(stack))
     pair = certificate.load(listener.tls)
     if pair.expired:
-        console.warn(
+        log.warn(
             f"listener {listener.name}: {pair.origin} is valid from {pair.leaf.not_valid_before_utc:%Y-%m-%d}"
-            f" to {pair.leaf.not_valid_after_utc:%Y-%m-%d}, not today; clients that verify will reject it"
+            f" to {pair.leaf.not_valid_after_utc:%Y-%m-%d}, not today; clients that verify will reject it",
+            listener.name,
         )
     return pair
 
@@ -138,7 +163,7 @@ def _bind_or_note(group: sockets.ReuseportGroup, number: int) -> Sequence[socket
     except ConfigurationError as error:
         if not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.EADDRINUSE:
             raise
-        console.warn(f"note: {error}; all is well if an instance of this service holds it")
+        log.warn(f"note: {error}; all is well if an instance of this service holds it")
         return ()
 
 

@@ -5,12 +5,18 @@ import multiprocessing
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
+from app.launcher.log import exception
+
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def title(role: str) -> str:
+    """Return what ps(1) and top(1) call a process of this project."""
+    return f"granian-json: {role}"
 
 
 class Child:
@@ -86,8 +92,8 @@ def _run(parent: int, work: Callable[[], None]) -> NoReturn:
         status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1
-    except BaseException:  # noqa: BLE001 - reported, and the exit status says so; workers die with this process
-        traceback.print_exc()
+    except BaseException as error:  # noqa: BLE001 - reported, and the exit status says so; workers die with this process
+        exception("an exception ends this process", error)
     finally:
         end_process(status)
 

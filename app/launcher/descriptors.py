@@ -8,7 +8,7 @@ import threading
 import time
 from pathlib import Path
 
-from app.launcher.console import warn
+from app.launcher.log import warn
 from app.settings.config import Configuration
 from app.settings.errors import ConfigurationError
 

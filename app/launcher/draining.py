@@ -9,7 +9,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, NoReturn
 
 from app.launcher.child import end_process
-from app.launcher.console import warn
+from app.launcher.log import error, warn
 from app.settings.errors import shown
 
 # Real-time signals: SIGUSR1 and SIGUSR2 are what an application would take (faulthandler.register).
@@ -129,11 +129,11 @@ class Draining:
 
         try:
             await self.application(scope, receive_in_time, send_or_end)
-        except Exception as error:
+        except Exception as raised:
             if sent:
                 raise
             if received:
-                what = shown(repr(error))
+                what = shown(repr(raised))
                 warn(f"listener {self.name}: the application's startup raised {what}; it is served without a lifespan")
         if not sent:  # it has no lifespan
             if not received:
@@ -146,9 +146,7 @@ class Draining:
     def _end(self, reason: str) -> NoReturn:
         """End this worker, whose application reports that its startup has failed; a traceback comes before the line."""
         *before, last = reason.rstrip().splitlines() or ["it gives no reason"]
-        for line in before:
-            warn(line)
-        warn(f"listener {self.name}: the application's startup failed: {last}")
+        error(f"listener {self.name}: the application's startup failed: {last}", details="\n".join(before))
         end_process(STARTUP_FAILED)  # SystemExit in a task would be a traceback
 
 

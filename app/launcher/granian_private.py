@@ -1,6 +1,6 @@
 """Granian's server and worker, changed by overriding private names.
 
-These are all that is used, but for those of app/launcher/pair_trial.py. They are checked when this module is imported,
+These are all that is used, but for those of app/launcher/granian_worker.py and pair_trial.py. They are checked when this module is imported,
 and tests/launcher/test_granian_contract.py tries each:
 
 - `granian._granian.SocketHolder(descriptor, is_unix, backlog)`: a socket that is there already.
@@ -12,7 +12,6 @@ and tests/launcher/test_granian_contract.py tries each:
 - `._ssp`, `._shd`, `._sso`: the three places in which a worker looks for its socket.
 - `.wrks` with `.birth`, `.interrupt_children`, `.respawned_wrks`, `.workers_rss`, `.rss_signal`,
   `.main_loop_interrupt` (replaced; set, cleared and waited for), `.workers_kill_timeout`, `.interrupt_signal`, `.signal_handler_interrupt`: its state.
-- `granian.server.mp.WorkerProcess` with `.inner`, `.start`, `._watch`, `._watcher`, `.terminate`: a worker as its server sees it.
 - `granian.server.mp._future_watcher_wrapper(inner)` makes a request's coroutine of its watcher (`scope`, `proto`, `done`,
   `err`, `taskref`), `granian.server.mp._new_cbscheduler(loop, call, ...)` a `granian._futures._CBSchedulerAIO`, whose `_schedule_fn`
   gets the watcher, in the context `_ctx`: both are replaced by app/launcher/scheduling.py. What Granian receives and
@@ -21,12 +20,9 @@ and tests/launcher/test_granian_contract.py tries each:
 """
 
 import asyncio
-import os
-import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from contextvars import Context
 from typing import Any
 
@@ -35,17 +31,15 @@ from granian import Granian, _futures, _granian
 from granian.server import mp
 
 from app.launcher import scheduling
-from app.launcher.console import warn
-from app.launcher.descriptors import WORKER_THREADS, open_descriptors, opened_since, try_threads
-from app.launcher.draining import DRAIN, STARTUP_FAILED, Interrupt
+from app.launcher.draining import STARTUP_FAILED, Interrupt
+from app.launcher.granian_worker import PATIENCE, Worker
+from app.launcher.log import event, warn
 from app.launcher.sockets import close
 
-FORK_PAUSE = 0.5  # seconds until a fork that failed is tried again
 GROWTH_INTERVAL = 2  # seconds between looks at the size of the workers
 METHODS = "_init_shared_socket _respawn_workers _spawn_worker _drop_shared_socket _start_ipc _watch_workers_rss _stop_workers signal_handler_interrupt"
 STATE = "wrks interrupt_children respawned_wrks workers_rss rss_signal main_loop_interrupt workers_kill_timeout interrupt_signal _ssp _shd"
 YOUNG, YOUNG_DEATHS = 1.5, 4  # seconds that a worker lives if it cannot even start; deaths of this kind in a row
-PATIENCE = 0.1  # seconds until it is seen that the server was told to drain
 
 
 def lacking(name: str) -> str:
@@ -81,84 +75,12 @@ def schedule_by(how: Callable[[asyncio.AbstractEventLoop, Context, scheduling.Ca
     mp._new_cbscheduler = lambda loop, call, **_: Scheduler(loop, call, None, None, None)  # type: ignore[attr-defined]  # noqa: SLF001
 
 
-class Worker(mp.WorkerProcess):
-    """A worker as its server process sees it."""
-
-    sentinels: frozenset[int] = frozenset()
-    """Descriptors that the server process got by starting this worker, and that no other worker needs."""
-    death: float | None = None  # by time.monotonic()
-
-    def start(self) -> None:
-        """Start it, however often a fork or a thread has to be tried: others serve meanwhile."""
-        self._insist(self._fork)
-        self._insist(self._watch)
-
-    def _fork(self) -> None:
-        try_threads(WORKER_THREADS)  # it will need them: without, it would die at once, again and again
-        before = open_descriptors()
-        # A signal that comes before the worker's loop can take it stays pending.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {DRAIN})
-        try:
-            self.inner.start()
-        except BaseException:  # multiprocessing leaves its pipes open
-            for descriptor in opened_since(before):
-                os.close(descriptor)
-            raise
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {DRAIN})
-        self.sentinels = frozenset(opened_since(before))
-
-    def _insist(self, act: Callable[[], None]) -> None:
-        reported = False
-        while not self.parent.interrupt_signal:
-            try:
-                act()
-                break
-            except (OSError, RuntimeError, MemoryError) as error:  # no more processes, threads or memory for now
-                if not reported:
-                    warn(f"worker-{self.idx + 1} cannot be started ({error}); it is tried again until it can")
-                    reported = True
-                time.sleep(FORK_PAUSE)
-
-    def _watcher(self) -> None:
-        self.inner.join()
-        self.death = time.monotonic()  # its server may take a while to come to it
-        super()._watcher()  # type: ignore[no-untyped-call]
-
-    def terminate(self) -> None:
-        """Drain it. Workers ignore SIGTERM, which a service manager may send to all processes at once."""
-        self.interrupt_by_parent = True
-        self._signal(DRAIN)
-
-    def kill(self) -> None:
-        """End it at once."""
-        self.interrupt_by_parent = True
-        self._signal(signal.SIGKILL)
-
-    def _signal(self, number: int) -> None:
-        if self.is_alive():
-            with suppress(ProcessLookupError):  # its watching thread has reaped it meanwhile
-                os.kill(self.inner.pid, number)
-
-    def is_alive(self) -> bool:
-        """Return whether it runs; one that could not be started does not."""
-        return self.inner.pid is not None and bool(self.inner.is_alive())
-
-    def join(self, timeout: float | None = None) -> None:
-        """Wait for its end, and until it is reaped: Granian would report a worker that is not as refusing to stop."""
-        end = None if timeout is None else time.monotonic() + timeout
-        while self.is_alive() and (end is None or time.monotonic() < end):
-            if self.parent.interrupt_signal and self not in self.parent.wrks:
-                self.parent.leaving.append(self)  # type: ignore[attr-defined]
-                return
-            self.inner.join(PATIENCE if end is None else min(PATIENCE, max(0.0, end - time.monotonic())))
-
-
 class Server(Granian):  # type: ignore[misc, valid-type]  # either of two classes, by the interpreter
     """Granian on sockets that were bound before it: connections wait in them while a worker is replaced."""
 
     sockets: Sequence[socket.socket]
     spawning: int
+    growth: int  # MiB that a worker may grow by
     former: Worker | None = None  # the last that was replaced, or is being replaced
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Granian's
@@ -225,8 +147,11 @@ class Server(Granian):  # type: ignore[misc, valid-type]  # either of two classe
         self.replaced.update(workers)
         for idx in workers:
             if not self.interrupt_signal:  # else a stop would wait for `delay` after each
-                self.former = self.wrks[idx]
+                self.former = former = self.wrks[idx]
+                if delay:
+                    warn(f"{former.name} has grown by more than worker_growth={self.growth} MiB; it is replaced")
                 super()._respawn_workers([idx], *args, delay=delay)
+                event(f"{self.wrks[idx].name} has replaced pid {former.inner.pid}")
         self.respawned_wrks.clear()  # what Granian would take for crash loops
 
     def _is_hopeless(self, workers: Sequence[int]) -> bool:
@@ -240,9 +165,18 @@ class Server(Granian):  # type: ignore[misc, valid-type]  # either of two classe
                 deaths = min(deaths, YOUNG_DEATHS - 1)
             self.young_deaths[idx] = deaths
             if deaths > YOUNG_DEATHS:
-                warn(f"worker-{idx + 1} ended {deaths} times in a row within {YOUNG} s of its start: a crash loop")
                 return True
         return False
+
+    def after_death(self, worker: Worker, lived: float) -> str:
+        """Return what follows on a worker's death, before `_is_hopeless` comes to it."""
+        if self.interrupt_signal:
+            return "the server process is stopping"
+        if worker.inner.exitcode == STARTUP_FAILED:
+            return "another is tried" if worker.idx in self.replaced else "the listener ends"
+        if lived < YOUNG and (deaths := self.young_deaths.get(worker.idx, 0) + 1) > YOUNG_DEATHS:
+            return f"the listener ends, as it was the {deaths}th in a row within {YOUNG} s of its start: a crash loop"
+        return "another takes its place"
 
     def _pause(self, seconds: float) -> None:
         end = time.monotonic() + seconds

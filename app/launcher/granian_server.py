@@ -9,14 +9,14 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
+import setproctitle
 from granian import loops
 from granian.constants import HTTPModes, Interfaces, Loops
 from granian.http import HTTP1Settings, HTTP2Settings
 from granian.log import LogLevels
 
-from app.launcher import granian_private, loading, memory, pair_trial, scheduling, signals
-from app.launcher.child import die_with
-from app.launcher.console import warn
+from app.launcher import granian_private, loading, log, memory, pair_trial, scheduling, signals
+from app.launcher.child import die_with, title
 from app.launcher.descriptors import end_when_starved
 from app.launcher.draining import CLOSE_NOTICE, DRAIN, Application, Draining
 from app.launcher.forwarded import Forwarded
@@ -38,17 +38,6 @@ PROTOCOLS = {"http/1.1": HTTPModes.http1, "h2c": HTTPModes.http2, "auto": HTTPMo
 UNHEEDED = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP} | signals.IGNORED - {signal.SIGPIPE}
 """Signals that a server process and its workers do not heed; SIGPIPE is Python's."""
 
-LOG_CONFIG = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "[%(levelname)s] %(message)s"}},
-    "handlers": {"line": {"class": "app.launcher.console.LogHandler", "formatter": "line"}},
-    "loggers": {
-        "_granian": {"handlers": ["line"], "level": "WARNING", "propagate": False},
-        "granian.access": {"handlers": ["line"], "level": "WARNING", "propagate": False},
-    },
-}
-
 
 def serve(endpoint: Endpoint, settings: Server) -> None:
     """Serve until DRAIN comes; the calling process becomes the server process, and is one for good.
@@ -56,6 +45,7 @@ def serve(endpoint: Endpoint, settings: Server) -> None:
     Its caller has blocked every signal but DRAIN and CLOSE_NOTICE.
     """
     listener = endpoint.listener
+    log.set_listener(listener.name)
     draining = Draining(listener.name, endpoint.application or _not_loaded, scheduling.requests_done)
     signal.signal(CLOSE_NOTICE, lambda *_: draining.send_close_notice())
     multiprocessing.set_start_method("fork", force=True)  # workers share what is loaded
@@ -75,6 +65,7 @@ def serve(endpoint: Endpoint, settings: Server) -> None:
 
     def take_orders_from_the_launcher_alone() -> None:
         # A service manager or a terminal may signal every process: the launcher then drains the others in order.
+        setproctitle.setproctitle(title(f"{listener.name} server process"))
         for number in UNHEEDED:
             signal.signal(number, _not_heeded)
         signal.signal(DRAIN, server.drain)
@@ -128,9 +119,7 @@ def _load_in_worker(listener: Listener) -> Application:
     try:
         return loading.load(listener.application)
     except ConfigurationError as error:
-        warn(f"listener {listener.name}: {error}")
-        for line in error.details.splitlines():
-            warn(line)
+        log.error(f"listener {listener.name}: {error}", details=error.details)
         sys.exit(1)
 
 
@@ -173,7 +162,8 @@ def _build(endpoint: Endpoint, settings: Server) -> granian_private.Server:
             keep_alive_timeout=PING_TIMEOUT,
         ),
         log_level=LogLevels.warning,
-        log_dictconfig=LOG_CONFIG,
+        log_dictconfig=log.OF_GRANIAN,
+        log_access=settings.access_log,
         ssl_cert=SealedFile.of(pair.chain_pem) if pair else None,
         ssl_key=SealedFile.of(pair.key_pem) if pair else None,
         ssl_ca=SealedFile.of(pair.client_authority_pem) if pair and pair.client_authority_pem else None,
@@ -182,11 +172,13 @@ def _build(endpoint: Endpoint, settings: Server) -> granian_private.Server:
         respawn_failed_workers=True,
         respawn_interval=OVERLAP,
         workers_kill_timeout=settings.stop_deadline,
+        process_name=title(listener.name),  # Granian adds "worker-1" to it in a worker
         reload_paths=[
             Path("/")
         ],  # never reloaded; without it Granian asks for the working directory, which may be gone
     )
     server.sockets = endpoint.sockets
+    server.growth = settings.worker_growth
     return server
 
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from app.launcher.console import warn
+from app.launcher.log import warn
 from app.launcher.renewal import Renewal
 from app.launcher.server_process import Endpoint, ListenerError, ServerProcess, State, Work
 from app.launcher.sockets import ReuseportGroup
@@ -50,7 +50,7 @@ class Lifecycle:
         self.current: ServerProcess | None = None
         self.replacement: ServerProcess | None = None
         self.predecessor: ServerProcess | None = None
-        self.renewal = Renewal(work.rejected)
+        self.renewal = Renewal(work.rejected, self._warn)
         self.stop_end: float | None = None
 
     @property
@@ -75,7 +75,8 @@ class Lifecycle:
         try:
             self._launch(self.current)
         except OSError as error:
-            raise ListenerError(f"listener {self.endpoint.listener.name} cannot be started ({error})") from error
+            name = self.endpoint.listener.name
+            raise ListenerError(name, f"listener {name} cannot be started ({error})") from error
 
     def _launch(self, life: ServerProcess) -> None:
         life.enter(State.PROVING, time.monotonic() + self.settings.start_deadline + SPARE)
@@ -136,17 +137,20 @@ class Lifecycle:
         self.endpoint = endpoint
         self.renewal.served(endpoint)
 
+    def _warn(self, line: str) -> None:
+        warn(line, self.endpoint.listener.name)
+
     def _after_end(self, life: ServerProcess, end: str) -> None:
         if life.state is State.PROVING:
             self._fail(life, f"{end} before it responded")
         elif life is not self.current or self.stop_end is not None:
             if life.state is State.SETTLING:
-                warn(f"{end}, replaced already; its connections are lost")
+                self._warn(f"{end}, replaced already; its connections are lost")
             self.release(life)
         elif self.predecessor is not None and self.predecessor.state is State.SETTLING:
             self._fall_back(life, self.predecessor, end)
         else:
-            raise ListenerError(end)
+            raise ListenerError(self.endpoint.listener.name, end)
 
     def _fall_back(self, life: ServerProcess, predecessor: ServerProcess, end: str) -> None:
         """Serve on with a predecessor that has sent no close notice yet."""
@@ -158,11 +162,11 @@ class Lifecycle:
         self._serves(predecessor.endpoint)
         self.renewal.failed(life.endpoint, time.monotonic())
         what = "settings" if self.renewal.is_reload else "pair"
-        warn(f"{end} after it had replaced another, which serves on with the {what} from before")
+        self._warn(f"{end} after it had replaced another, which serves on with the {what} from before")
 
     def _fail(self, life: ServerProcess, reason: str) -> None:
         if life is self.current:
-            raise ListenerError(reason)
+            raise ListenerError(self.endpoint.listener.name, reason)
         self.release(life)
         self.renewal.failed(life.endpoint, time.monotonic())
         self.renewal.report(reason)
@@ -191,7 +195,7 @@ class Lifecycle:
         elif life.state is State.DRAINING:
             setting = "drain_deadline" if self.stop_end is None else "stop_deadline"
             late = f"it had not ended after {setting}={getattr(self.settings, setting)} s"
-            warn(f"listener {self.endpoint.listener.name} is killed with its workers: {late}")
+            self._warn(f"listener {self.endpoint.listener.name} is killed with its workers: {late}")
             self.release(life)
 
     def _renew(self, now: float) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 
 from app.launcher import signals
 from app.launcher.child import end_process
-from app.launcher.console import warn
 from app.launcher.draining import Application
+from app.launcher.log import error
 from app.launcher.trial import TRIED, Trial
 from app.settings.application import ApplicationSettings
 from app.settings.errors import ConfigurationError, shown
@@ -154,5 +154,5 @@ def _end_unless(loaded: threading.Event, settings: ApplicationSettings, seconds:
         if signals.STOP & signal.sigpending():
             end_process(0)
         if time.monotonic() > end:
-            warn(f"configuration: {_late(settings, seconds)}")
+            error(f"configuration: {_late(settings, seconds)}")
             end_process(2)

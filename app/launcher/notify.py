@@ -4,7 +4,7 @@ import os
 import socket
 import time
 
-from app.launcher.console import warn
+from app.launcher.log import warn
 
 READY, STOPPING = "READY=1", "STOPPING=1"
 

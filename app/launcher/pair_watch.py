@@ -1,5 +1,6 @@
 """Whether a listener's pair, or which clients it is served to, has been replaced on disk."""
 
+import datetime as dt
 from collections.abc import Callable
 
 from app.settings import certificate
@@ -10,6 +11,35 @@ from app.settings.errors import ConfigurationError
 STEADY = 1.0  # seconds without a change until the files are taken as written to their end
 LONGEST_PAUSE = 300.0  # seconds until a pair whose server process failed is tried again: twice as long each time
 RESTLESS = 15.0  # seconds of changes after which they are reported
+
+EXPIRES = (30, 14, 7, 1, 0)  # days before the end of a pair at which it is reported
+HOUR = 3600.0  # seconds between looks at the clock, which may be set
+
+
+class Expiry:
+    """The end of a pair that is served: reported when so many days are left, each once, and at the start."""
+
+    def __init__(self, pair: Pair) -> None:
+        """Look first at once."""
+        self.pair = pair
+        self.next_look = 0.0
+        self._reported: int | None = None
+
+    def look(self, now: float, clock: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC)) -> str | None:
+        """Return a line if it is time for one; `now` is time.monotonic's."""
+        if now < self.next_look:
+            return None
+        end = self.pair.leaf.not_valid_after_utc
+        left = (end - clock()).total_seconds()
+        stage = min((each for each in EXPIRES if left <= each * 86400), default=None)
+        pauses = [left - each * 86400 for each in EXPIRES if left > each * 86400]
+        self.next_look = now + min([HOUR, *(each + 0.01 for each in pauses)])
+        if stage is None or stage == self._reported:
+            return None
+        self._reported = stage
+        if stage == 0:
+            return f"{self.pair.origin} has expired ({end:%Y-%m-%d %H:%M} UTC); replace it, and it is served at once"
+        return f"{self.pair.origin} expires in {left / 86400:.1f} days ({end:%Y-%m-%d %H:%M} UTC); replace it before"
 
 
 class PairWatch:

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from app.launcher.console import warn
+from app.launcher.log import warn
 from app.settings import config
 from app.settings.errors import ConfigurationError
 

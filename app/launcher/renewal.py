@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from app.launcher.console import warn
-from app.launcher.pair_watch import PairWatch
+from app.launcher.pair_watch import Expiry, PairWatch
 from app.launcher.server_process import Endpoint
 from app.settings.config import PairFiles
 
@@ -14,27 +13,34 @@ PAUSE = 1.0  # seconds between the end of a predecessor and the look at a pair t
 class Renewal:
     """The reasons for which a listener's server process is replaced."""
 
-    def __init__(self, rejected: Callable[[Endpoint], str | None]) -> None:
+    def __init__(self, rejected: Callable[[Endpoint], str | None], warn: Callable[[str], None]) -> None:
         """Watch nothing yet; `rejected` is that of `Work`."""
         self.rejected = rejected
+        self.warn = warn
         self.watch: PairWatch | None = None
+        self.expiry: Expiry | None = None
         self.is_reload = False  # whether it was a reload that asked for what is tried, or was served last
         self._reloaded: Endpoint | None = None
         self._waits = False
 
     def served(self, endpoint: Endpoint) -> None:
-        """Take `endpoint` as what is served, and watch the files of its pair, if it has any."""
+        """Take `endpoint` as what is served; watch the files of its pair, if it has any, and how long it lasts."""
+        if self.expiry is None or self.expiry.pair is not endpoint.pair:  # else its end may have been reported
+            self.expiry = Expiry(endpoint.pair) if endpoint.pair is not None else None
         files, pair, interval = endpoint.listener.tls, endpoint.pair, endpoint.server.certificate_interval
         if not isinstance(files, PairFiles) or pair is None or not endpoint.group.has_filters:
             self.watch = None
             return
         if self.watch is None or (self.watch.files, self.watch.interval) != (files, interval):
-            self.watch = PairWatch(files, pair, interval, warn, lambda new: self.rejected(replace(endpoint, pair=new)))
+            self.watch = PairWatch(
+                files, pair, interval, self.warn, lambda new: self.rejected(replace(endpoint, pair=new))
+            )
         self.watch.served(pair)
 
     def next_event(self) -> float | None:
         """Return when there is something to look at (time.monotonic); None for never."""
-        return None if self.watch is None else self.watch.next_look
+        times = [each.next_look for each in (self.watch, self.expiry) if each is not None]
+        return min((each for each in times if each is not None), default=None)
 
     def ask(self, now: float) -> None:
         """Look at the pair's files at once."""
@@ -50,6 +56,8 @@ class Renewal:
 
         A pair that is being written while settings are reloaded is waited for: one replacement then serves both.
         """
+        if self.expiry is not None and (line := self.expiry.look(now)):
+            self.warn(line)
         pair = self.watch.look(now) if self.watch is not None else None
         reloaded = self._reloaded
         if pair is None and (reloaded is None or (self.watch is not None and self.watch.is_settling)):
@@ -78,6 +86,6 @@ class Renewal:
     def report(self, reason: str) -> None:
         """Say why what is wanted is not served."""
         if self.watch is None or self.is_reload:
-            warn(f"{reason}; what was served before the reload is served on")
+            self.warn(f"{reason}; what was served before the reload is served on")
         else:
             self.watch.report(reason)

@@ -15,8 +15,8 @@ from contextvars import Context
 from types import coroutine as generator_based_coroutine
 from typing import Any
 
-from app.launcher.console import warn
 from app.launcher.draining import Message
+from app.launcher.log import warn
 
 REQUEST = "a request"  # the name of each task that runs one
 LOOK = 0.02  # seconds between looks at whether requests that wait inline have ended

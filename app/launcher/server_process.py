@@ -60,6 +60,10 @@ class Work:
 class ListenerError(Exception):
     """A server process ended without being asked to, or did not come to serve."""
 
+    def __init__(self, listener: str, text: str) -> None:
+        super().__init__(text)
+        self.listener = listener
+
 
 class State(enum.Enum):
     """What a server process is doing; app/launcher/lifecycle.py has the table."""
@@ -146,8 +150,7 @@ class ServerProcess:
         code = self._server.exitcode if self._server else 0
         if code is None:
             return None
-        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-        return f"listener {self.endpoint.listener.name} ended ({how})"
+        return f"listener {self.endpoint.listener.name} ended ({how_it_ended(code)})"
 
     def send_close_notice(self) -> None:
         """Have it send `Connection: close` on every response from now on."""
@@ -185,6 +188,14 @@ class ServerProcess:
         if self._server is not None and self._server.exitcode is None:  # else its number may be another's by now
             with suppress(ProcessLookupError):  # it does not lead its group yet
                 os.killpg(self._server.pid, number)
+
+
+def how_it_ended(code: int) -> str:
+    """Return what an exit status, or minus the signal that ended a process, says (signal(7))."""
+    if code >= 0:
+        return f"exit status {code}"
+    names = {each.value: each.name for each in signal.Signals}
+    return f"killed by {names.get(-code, f'signal {-code}')}"
 
 
 def _ask_each_worker(

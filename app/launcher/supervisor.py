@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from app.launcher import signals
 from app.launcher.child import reap_others
-from app.launcher.console import curl, describe, say, warn
+from app.launcher.console import curl, describe, say
 from app.launcher.lifecycle import Lifecycle
+from app.launcher.log import error, event, set_up, warn
 from app.launcher.notify import READY, STOPPING, notify, reloading
 from app.launcher.server_process import Endpoint, ListenerError, State, Work
 from app.launcher.trial import TRIED, Trial
@@ -29,6 +30,8 @@ class Reloaded:
     endpoints: Sequence[Endpoint]
     left: Sequence[str]
     """Lines about what needs a restart."""
+    sources: str
+    """Where all of it comes from, as a part of a line."""
 
 
 Reload = Callable[[Sequence[Endpoint], bool], Reloaded]
@@ -56,8 +59,9 @@ class Supervisor:
         self.waiting = list(self.listeners)  # not started yet
         self.reload = reload
         self.trial: Trial | None = None  # of a reload
-        self.ready = False
-        self.stopping = False
+        self.began = time.monotonic()
+        self.started = self.stopping = False
+        self.stop_reason, self.stop_began = "", 0.0
         self.status = STOPPED
         self.invalid: ConfigurationError | None = None
 
@@ -72,18 +76,20 @@ class Supervisor:
                 reap_others()
                 self._advance()
             except ListenerError as failure:
-                warn(f"{failure}; stopping the others")
-                self._fail()
-            except ConfigurationError as error:
-                self.invalid = error
-                self._fail()
-            except (OSError, MemoryError) as error:  # the machine has none left of something
-                reason = f"the launcher cannot go on ({error!r})"
+                error(f"{failure}; stopping the others", failure.listener)
+                self._fail(str(failure))
+            except ConfigurationError as invalid:
+                self.invalid = invalid
+                self._fail("a setting is invalid")
+            except (OSError, MemoryError) as lacking:  # the machine has none left of something
+                reason = f"the launcher cannot go on ({lacking!r})"
                 if self.stopping:
                     self._kill(reason)
                 else:
-                    warn(f"{reason}; stopping all listeners")
-                self._fail()
+                    error(f"{reason}; stopping all listeners")
+                self._fail(reason)
+        seconds = time.monotonic() - self.stop_began
+        event(f"stopped after {seconds:.2f} s: {self.stop_reason}; exit status {2 if self.invalid else self.status}")
         if self.invalid:
             raise self.invalid
         return self.status
@@ -103,8 +109,9 @@ class Supervisor:
             return
         if self.waiting:
             self.waiting.pop(0).start()
-        elif not self.ready:
-            self.ready = True
+        elif not self.started:
+            self.started = True
+            event(f"started after {now - self.began:.2f} s: all listeners respond")
             notify(READY)
 
     def _seconds(self) -> float | None:
@@ -116,10 +123,10 @@ class Supervisor:
         return None if first is None else first - time.monotonic()
 
     def _take(self, received: signal.Signals | None) -> None:
-        if received in signals.STOP:
+        if received is not None and received in signals.STOP:
             if self.stopping:
                 self._kill("a second signal asked to stop")
-            self._stop()
+            self._stop(f"{received.name} was received")
         elif received == signal.SIGHUP and not self.stopping:
             for each in self.listeners:
                 each.renewal.ask(time.monotonic())
@@ -128,12 +135,13 @@ class Supervisor:
     def _try_reload(self) -> None:
         """Have the settings read and checked by a process of its own, while this one goes on."""
         self._end_trial()
+        event("reload: SIGHUP was received; the settings are tried")
         notify(reloading())
         served = [each.endpoint for each in self.listeners]
         try:
             self.trial = Trial(lambda: self.reload(served, False), RELOAD_DEADLINE)  # noqa: FBT003
-        except OSError as error:
-            warn(f"reload: the settings cannot be tried ({error}); nothing has changed")
+        except OSError as lacking:
+            warn(f"reload: the settings cannot be tried ({lacking}); nothing has changed")
             notify(READY)
 
     def _end_trial(self) -> None:
@@ -152,16 +160,15 @@ class Supervisor:
                 warn(f"reload: the process that tries the settings has ended ({code}); nothing has changed")
         except TimeoutError:
             warn(f"reload: the settings were not read within {RELOAD_DEADLINE:.0f} s; nothing has changed")
-        except (MemoryError, OSError) as error:
-            warn(f"reload: the settings cannot be read ({error!r}); nothing has changed")
-        except ConfigurationError as error:
-            warn(f"reload: {error}; nothing has changed")
-            for line in error.details.splitlines():
-                warn(line)
+        except (MemoryError, OSError) as lacking:
+            warn(f"reload: the settings cannot be read ({lacking!r}); nothing has changed")
+        except ConfigurationError as invalid:
+            warn(f"reload: {invalid}; nothing has changed", details=invalid.details)
         self._end_trial()
         notify(READY)
 
     def _serve(self, reloaded: Reloaded) -> None:
+        set_up(reloaded.configuration.server.log_format)  # before the replacements are forked, which take it over
         for line in reloaded.left:
             warn(f"reload: {line}")
         self.configuration = reloaded.configuration
@@ -172,33 +179,36 @@ class Supervisor:
             if not wanted.serves_like(each.endpoint):
                 changed.append(wanted.listener.name)
                 each.renewal.reload(wanted)
-        say(f"reload: {', '.join(changed)} will be served anew" if changed else "reload: no setting has changed")
+        what = f"{', '.join(changed)} will be served anew" if changed else "no setting has changed"
+        event(f"reload: {what}; {reloaded.sources}")
         gc.unfreeze()
         gc.collect()
         gc.freeze()  # as at the start
 
-    def _stop(self) -> None:
-        if not self.stopping:
-            notify(STOPPING)
-        self.stopping = True
+    def _stop(self, reason: str) -> None:
         self._end_trial()
         now = time.monotonic()
+        if not self.stopping:
+            self.stopping, self.stop_reason, self.stop_began = True, reason, now
+            event(f"stopping: {reason}")
+            notify(STOPPING)
         for each in self.listeners:
             each.stop(now)
 
-    def _fail(self) -> None:
+    def _fail(self, reason: str) -> None:
         """Stop because of a failure: what has ended, or has no clients yet, is given up, all else drained as ever."""
         self.status = FAILED
         for each in self.listeners:
             for life in each.lives:
                 if life.ended() is not None or life.state is State.PROVING:
                     each.release(life)
-        self._stop()
+        self._stop(reason)
 
     def _kill(self, reason: str) -> None:
         for each in self.listeners:
             if each.lives:
-                warn(f"listener {each.endpoint.listener.name} is killed with its workers: {reason}")
+                name = each.endpoint.listener.name
+                warn(f"listener {name} is killed with its workers: {reason}", name)
                 each.kill()
 
     def close(self) -> None:
@@ -210,14 +220,15 @@ class Supervisor:
     def _report_serving(self, endpoint: Endpoint, how: str) -> None:
         line = describe(self.configuration, endpoint.listener, endpoint.pair)
         if how:
-            say(f"{how}: {line}")
+            event(f"{how}: {line}", endpoint.listener.name)
             return
         say(line)
         say(f"  {curl(self.configuration, endpoint.listener, endpoint.pair, self.example(endpoint.listener))}")
         if isinstance(endpoint.listener.tls, PairFiles) and not endpoint.group.has_filters:
             warn(
                 f"listener {endpoint.listener.name}: this system has no BPF filters for SO_REUSEPORT, so its pair is"
-                f" not renewed; restart the service to serve another"
+                f" not renewed; restart the service to serve another",
+                endpoint.listener.name,
             )
 
 

@@ -6,7 +6,9 @@ import sys
 import time
 from collections.abc import Callable
 
-from app.launcher.child import Child
+import setproctitle
+
+from app.launcher.child import Child, title
 from app.settings.errors import ConfigurationError
 
 TRIED = 87  # exit status of work that is through: an application may end its process with 0
@@ -21,6 +23,7 @@ class Trial:
         self._error = os.memfd_create("error")  # no pipe: what the work starts would hold its other end
 
         def attempt() -> None:
+            setproctitle.setproctitle(title("trial"))
             try:
                 work()
             except ConfigurationError as error:

@@ -23,6 +23,9 @@ REMEDY = "name a readable file, or unset DATASET_PATH"
 LARGEST = 64 * MIB
 """Bytes of the largest dataset that is read: it takes about ten times as much memory."""
 
+counts: dict[Path, int] = {}
+"""How many items this process has found in a file."""
+
 
 class Rating(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """How buyers rated an item."""
@@ -60,7 +63,8 @@ class Page(msgspec.Struct, gc=False):
 _write_json = msgspec.json.Encoder().encode_into
 
 
-def _source(environment: Mapping[str, str]) -> NamedFile:
+def source_of(environment: Mapping[str, str]) -> NamedFile:
+    """Return which dataset is read: DATASET_PATH, else the arena's mount, else the bundled one."""
     source = from_environment(environment, "DATASET_PATH", REMEDY) or NamedFile("DATASET_PATH", MOUNTED)
     if source.path == MOUNTED and "DATASET_PATH" not in environment and not source.is_there():
         return NamedFile("DATASET_PATH", BUNDLED)
@@ -69,15 +73,15 @@ def _source(environment: Mapping[str, str]) -> NamedFile:
 
 def digest(environment: Mapping[str, str]) -> bytes:
     """Return a digest of the dataset's file, whatever it holds. Raises ConfigurationError if it cannot be read."""
-    return hashlib.sha256(_source(environment).read(LARGEST, REMEDY)).digest()
+    return hashlib.sha256(source_of(environment).read(LARGEST, REMEDY)).digest()
 
 
 def load(environment: Mapping[str, str]) -> list[Item]:
-    """Read and check the dataset: DATASET_PATH, else the arena's mount, else the bundled one.
+    """Read and check the dataset.
 
     Raises ConfigurationError, which names the file, the item and the field.
     """
-    source = _source(environment)
+    source = source_of(environment)
     content = source.read(LARGEST, REMEDY)
     try:
         items = msgspec.json.decode(content, type=list[Item])
@@ -86,6 +90,7 @@ def load(environment: Mapping[str, str]) -> list[Item]:
             f"{source}: {shown(error)}; it must be a JSON array of items with the fields"
             f" {', '.join(Item.__struct_fields__)}"
         ) from error
+    counts[source.path] = len(items)
     if not items:
         raise ConfigurationError(f"{source} holds no items; give it at least one")
     for index, item in enumerate(items):

@@ -11,7 +11,7 @@ from app.settings import tables, variables
 from app.settings.application import ApplicationSettings, main_application, of_table
 from app.settings.errors import ConfigurationError, shown
 from app.settings.files import NamedFile
-from app.settings.tables import MOST_WORKERS, ListenerTable, Protocol, Server, TlsTable
+from app.settings.tables import MOST_WORKERS, ListenerTable, LogFormat, Protocol, Server, TlsTable
 
 DEFAULT_PATH = Path(__file__).parents[2] / "server.toml"
 CONFIG_VARIABLE, SELF_SIGNED_VARIABLE = "CONFIG", "SELF_SIGNED"
@@ -90,8 +90,9 @@ def path_of(argument: str | None, environment: Mapping[str, str]) -> NamedFile:
 def read(file: NamedFile, environment: Mapping[str, str]) -> Configuration:
     """Read `server.toml` and the variables that override it.
 
-    HOST, WORKERS, TLS_CERT, TLS_KEY, SELF_SIGNED, APPLICATION (with _RUNS, _PRELOAD and _FACTORY) and the variable that
-    each listener names for its port. Raises ConfigurationError, which names the file or the variable at fault.
+    HOST, WORKERS, LOG_FORMAT, ACCESS_LOG, TLS_CERT, TLS_KEY, SELF_SIGNED, APPLICATION (with _RUNS, _PRELOAD and _FACTORY)
+    and the variable that each listener names for its port. Raises ConfigurationError, which names the file or the
+    variable at fault.
     """
     path = file.path
     read = tables.decode(path, file.read(LARGEST, "name a readable server.toml"))
@@ -108,6 +109,8 @@ def read(file: NamedFile, environment: Mapping[str, str]) -> Configuration:
         read.server,
         host=_host(host_setting, host or read.server.host),
         workers=variables.integer(environment, "WORKERS", 1, MOST_WORKERS) or read.server.workers,
+        log_format=_log_format(environment) or read.server.log_format,
+        access_log=variables.truth(environment, "ACCESS_LOG", otherwise=read.server.access_log),
     )
     return Configuration(path, server, listeners, host_setting)
 
@@ -125,6 +128,14 @@ def _check_listeners(path: Path, listeners: tuple[Listener, ...]) -> None:
                     f" with listener {shown(other.name)} ({other.port_setting}={other.port});"
                     f" give each a port of its own"
                 )
+
+
+def _log_format(environment: Mapping[str, str]) -> LogFormat | None:
+    text = variables.text(environment, "LOG_FORMAT")
+    known: dict[str | None, LogFormat | None] = {None: None, "text": "text", "json": "json"}
+    if text in known:
+        return known[text]
+    raise ConfigurationError(f"LOG_FORMAT={shown(repr(text))} is neither text nor json; correct or unset it")
 
 
 def _host(setting: str, text: str) -> str:

@@ -18,6 +18,7 @@ Protocol = Literal["http/1.1", "h2c", "auto"]
 """h2c: HTTP/2 by prior knowledge (RFC 9113, section 3.3); auto: HTTP/2 or HTTP/1.1 over TLS, by ALPN."""
 Runs = Literal["inline", "loop"]
 """Where an application runs: in the thread that brings the request, or in the worker's event loop."""
+LogFormat = Literal["text", "json"]
 
 
 class ApplicationTable(msgspec.Struct, forbid_unknown_fields=True):
@@ -70,6 +71,8 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     drain_deadline: Seconds = 30
     worker_growth: Annotated[int, msgspec.Meta(ge=64, le=2**20)] = 512
     """MiB that a worker may grow by until it is replaced."""
+    log_format: LogFormat = "text"
+    access_log: bool = False
     workers: Workers = msgspec.field(default_factory=_available_cpus)
 
 

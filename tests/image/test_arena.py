@@ -193,7 +193,9 @@ def test_every_profile_of_meta_json(
         STEPS[profile](entry)
         print(f"{profile}: {time.monotonic() - begin:.1f} s")
     container.stop()
-    assert container.logs.count("\n") == 6  # a line and a curl line for each listener
+    assert (
+        len([line for line in container.logs.splitlines() if " INFO - " not in line]) == 6
+    )  # a line and a curl line each
 
 
 def test_no_plaintext_profile_needs_a_mounted_pair(run_arena: Run) -> None:

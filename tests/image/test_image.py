@@ -98,7 +98,7 @@ def test_what_is_inside(run: Run, image: str) -> None:
     assert "__pycache__" not in files
     assert "/app/__main__.py" in files
     assert secrets == "[] []"
-    assert command.startswith("['python', '-m', 'app'")
+    assert command.startswith("['granian-json: launcher'")
     history = docker("history", "--no-trunc", image)
     assert "PRIVATE KEY" not in history
 

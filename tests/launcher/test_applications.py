@@ -288,7 +288,7 @@ def test_streams_and_web_sockets_at_a_renewal(
         lines = response.iter_lines()
         next(lines)
         issue(authority, certs, "localhost", "127.0.0.1")
-        wait_until(lambda: "renewed: " in service.output.read_text(), "the renewal")
+        wait_until(lambda: "renewed: " in service.errors.path.read_text(), "the renewal")
         web_socket.send("still here")
         assert web_socket.recv() == "still here"
         with WebSocket(url, trust) as another:

@@ -192,7 +192,7 @@ def test_authority_and_revocations_are_renewed_without_a_failed_handshake(
         wait_until(lambda: not is_refused(service, new), "the new authority", 40)
         assert is_refused(service, old_revoked)
     assert failures == []
-    assert service.output.read_text().count("renewed: json-tls") == 2
+    assert service.errors.path.read_text().count("renewed: json-tls") == 2
     service.stop()
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from app.launcher.console import PIPE_BUF, Output, curl, printable
+from app.launcher.console import curl
+from app.launcher.output import PIPE_BUF, Output, printable
 from app.settings import certificate, config
 from app.settings.config import PairFiles
 from app.settings.files import NamedFile
@@ -105,7 +106,7 @@ def test_a_line_after_a_torn_one_begins_on_a_line_of_its_own(pipe: Pipe, monkeyp
 
 PRINT = """
 import os, sys
-from app.launcher.console import open_standard_streams
+from app.launcher.output import open_standard_streams
 if os.getuid() == 0:
     os.setuid(65534)  # so that it may not open the pipe anew
 open_standard_streams()

@@ -78,7 +78,7 @@ def test_a_replacement_that_dies_while_its_predecessor_settles_is_replaced_by_it
     old = leaf_of(renewing.certs)
     new, replacement, _, _ = renewing.renew_held()
     renewing.go_on()
-    wait_until(lambda: "renewed: " in service.output.read_text(), "the renewal")
+    wait_until(lambda: "renewed: " in service.errors.path.read_text(), "the renewal")
     assert renewing.serves(new)
     os.kill(replacement, signal.SIGKILL)
     wait_until(lambda: renewing.said("after it had replaced another, which serves on with the pair"), "a line about it")

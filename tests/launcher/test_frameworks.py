@@ -109,7 +109,7 @@ def test_renewals_under_load_fail_no_request(
         try:
             for renewals in range(1, RENEWALS + 1):
                 issue(authority, certs, "localhost", "127.0.0.1")
-                wait_until(lambda: service.output.read_text().count("renewed: ") == renewals, "a renewal", 40)  # noqa: B023
+                wait_until(lambda: service.errors.path.read_text().count("renewed: ") == renewals, "a renewal", 40)  # noqa: B023
             wait_until(
                 lambda: len(service.server_processes) == len(service.listeners), "the end of the last predecessor", 40
             )

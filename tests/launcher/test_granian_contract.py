@@ -21,9 +21,10 @@ from granian import Granian, _futures, _granian
 from granian.constants import Interfaces
 from granian.server import common, mp
 
-from app.launcher import granian_private
+from app.launcher import granian_private, granian_worker
 from app.launcher.descriptors import open_descriptors
-from app.launcher.granian_private import Server, Worker, check_granian, schedule_by
+from app.launcher.granian_private import Server, check_granian, schedule_by
+from app.launcher.granian_worker import Worker
 from app.launcher.scheduling import Call, Schedule, watched
 from app.settings.sealed_file import SealedFile
 from tests.support.ports import free_port
@@ -44,8 +45,9 @@ def made() -> Iterator[Server]:
 
 def test_every_name_of_the_docstring_exists(made: Server) -> None:
     made._init_shared_socket()
-    names = re.findall(r"`\.([a-z_]+)", granian_private.__doc__ or "")
-    assert {"_spawn_worker", "_sso", "wrks", "rss_signal", "signal_handler_interrupt", "_watch"} <= set(names)
+    names = re.findall(r"`\.([a-z_]+)", (granian_private.__doc__ or "") + (granian_worker.__doc__ or ""))
+    assert {"_watch", "_watcher", "inner", "birth"} <= set(names)
+    assert {"_spawn_worker", "_sso", "wrks", "rss_signal", "signal_handler_interrupt"} <= set(names)
     worker = mp.WorkerProcess(made, 0, None, ())  # type: ignore[no-untyped-call]
     for name in names:
         assert hasattr(made, name) or hasattr(worker, name), name
@@ -192,7 +194,9 @@ def test_no_more_workers_are_replaced_once_the_server_drains(made: Server, monke
             server.drain()
 
     monkeypatch.setattr(Granian, "_respawn_workers", replace)
-    made.wrks = [SimpleNamespace(inner=SimpleNamespace(exitcode=None), terminate=lambda: None)] * 4
+    made.growth = 512
+    inner = SimpleNamespace(exitcode=None, pid=7)
+    made.wrks = [SimpleNamespace(inner=inner, name="worker-1 (pid 7)", terminate=lambda: None)] * 4
     made._respawn_workers([0, 1, 2, 3], delay=1.0)
     assert replaced == [0, 1]
 

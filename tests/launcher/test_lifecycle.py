@@ -83,7 +83,7 @@ def replace(one: Lifecycle, monkeypatch: pytest.MonkeyPatch) -> Told:
 @pytest.fixture
 def warned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     lines: list[str] = []
-    monkeypatch.setattr(lifecycle, "warn", lines.append)
+    monkeypatch.setattr(lifecycle, "warn", lambda line, _: lines.append(line))
     warn: Callable[[str], None] = lines.append
     original: Callable[..., None] = PairWatch.__init__
     monkeypatch.setattr(PairWatch, "__init__", lambda self, *given: original(self, *given[:3], warn, *given[4:]))

@@ -66,7 +66,7 @@ def test_a_crash_loop_is_exit_1(launch: Launch, pair: dict[str, str]) -> None:
     assert service.wait() == 1
     service.gone()
     errors = service.errors.read_text()
-    assert "ended 5 times in a row within 1.5 s of its start: a crash loop" in errors
+    assert "the 5th in a row within 1.5 s of its start: a crash loop" in errors
     assert "listener json-tls ended (exit status 1); stopping the others" in errors
 
 

@@ -44,7 +44,7 @@ def test_a_number_is_served_by_all_listeners_and_no_request_fails(
     wait_until(lambda: all(each.tally().responded > 200 for each in loads), "the first responses", 20)
     reloaded(service, tmp_path, SERVER_TOML.replace("# workers = 4", "workers = 1"))
     waits_for(service, "reload: json-tls, json will be served anew")
-    wait_until(lambda: service.output.read_text().count("reloaded: ") == 2, "both", 20)
+    wait_until(lambda: service.errors.path.read_text().count(" reloaded: ") == 2, "both", 20)
     wait_until(lambda: not set(before) & set(service.server_processes), "the end of the predecessors", 30)
     assert [len(each) for each in service.all_workers()] == [1, 1]
     for each in loads:
@@ -61,7 +61,7 @@ def test_a_dataset_is_served_by_all_listeners(
     service = launch(DATASET_PATH=shortened(dataset, 50), APPLICATION_PRELOAD=preload, **pair).ready()
     shortened(dataset, 3)
     service.signal(signal.SIGHUP)
-    wait_until(lambda: service.output.read_text().count("reloaded: ") == 2, "both", 20)
+    wait_until(lambda: service.errors.path.read_text().count(" reloaded: ") == 2, "both", 20)
     for url in (service.url, service.tls_url):
         assert httpx.get(f"{url}/json/50", verify=trust, trust_env=False).json()["count"] == 3
     service.stop()

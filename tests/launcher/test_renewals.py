@@ -112,7 +112,7 @@ def test_a_new_pair_is_served_and_no_request_fails(
         wait_until(lambda: requests.count > before + 30, "thirty more requests")
     assert requests.failures == []
     assert {served_leaf(service, trust) for _ in range(20)} == {leaf_of(new)}
-    assert "renewed: json-tls: https://" in service.output.read_text()
+    assert "renewed: json-tls: https://" in service.errors.path.read_text()
     service.stop()
 
 
@@ -148,7 +148,7 @@ def test_sighup_renews_at_once_and_interval_0_switches_renewal_off(
     service.signal(signal.SIGHUP)
     wait_until(lambda: served_leaf(service, trust) == leaf_of(folder), "the new leaf", RENEWED_WITHIN)
     service.stop()
-    assert service.output.read_text().count("renewed: ") == 1
+    assert service.errors.path.read_text().count("renewed: ") == 1
 
 
 def spoil(kind: str, folder: Path, authority: trustme.CA) -> str:

@@ -79,7 +79,7 @@ def test_the_last_of_three_quick_renewals_is_served_by_two_server_processes_at_m
     last = renewing.renew()
     wait_until(lambda: serves(last), "the last leaf", SETTLED)
     assert most == len(service.listeners) + 1  # two of json-tls, one of each other
-    assert service.output.read_text().count("renewed: ") == 2
+    assert service.errors.path.read_text().count("renewed: ") == 2
     begun = time.monotonic()
     service.stop()
     assert time.monotonic() - begun < 2

@@ -79,7 +79,7 @@ def failing(error: BaseException) -> Act:
 def supervise(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Supervisor]:
     monkeypatch.setattr(signals, "wait", lambda _: None)
     monkeypatch.setattr(supervisor, "reap_others", nothing)
-    monkeypatch.setattr(supervisor, "warn", lambda _: None)
+    monkeypatch.setattr(supervisor, "warn", lambda *_: None)
 
     def make(*listeners: Told, waiting: tuple[Told, ...] = ()) -> Supervisor:
         configuration: Any = SimpleNamespace(server=None)
@@ -88,7 +88,7 @@ def supervise(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Supervisor]:
             [],
             Work(lambda _: None, lambda _: None),
             lambda _: "/",
-            lambda *_: Reloaded(configuration, [], []),
+            lambda *_: Reloaded(configuration, [], [], ""),
         )
         untyped: Any = made
         untyped.listeners, untyped.waiting = [*listeners, *waiting], list(waiting)
@@ -105,7 +105,7 @@ def test_a_listener_that_has_ended_takes_no_other_ones_replacement_for_its_end(
     supervise: Callable[..., Supervisor],
 ) -> None:
     """A replacement that is being proved has no clients and is given up; what serves beside it is drained."""
-    ended = Told(failing(ListenerError("ended")), lives=(Life(end="ended"),))
+    ended = Told(failing(ListenerError("json", "ended")), lives=(Life(end="ended"),))
     renewed = Told(nothing, lives=(serving := Life(), proving := Life(State.PROVING)))
     seen: list[list[Life]] = []
     renewed.acts = [nothing, lambda: seen.append(list(renewed.lives))]
@@ -147,7 +147,7 @@ def main() -> Iterator[Callable[[], int]]:
 
         stack.enter_context(mock.patch.object(sys, "argv", ["app"]))
         stack.enter_context(mock.patch.dict(os.environ, {"SELF_SIGNED": "1"}, clear=True))
-        stack.enter_context(mock.patch("app.launcher.console.open_standard_streams"))
+        stack.enter_context(mock.patch("app.launcher.output.open_standard_streams"))
         yield main
     signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 

@@ -185,6 +185,6 @@ def test_a_limit_that_leaves_nothing_is_exit_2_with_one_line(
         timeout=30,
     )
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.startswith("configuration: ")
+    assert " ERROR - " in result.stderr.partition(" configuration: ")[0]
     assert said in result.stderr
     assert result.stderr.count("\n") == 1

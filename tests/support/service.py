@@ -16,6 +16,7 @@ from app.launcher import probe
 from app.settings import config
 from app.settings.config import Listener
 from app.settings.errors import ConfigurationError
+from tests.support.log import Log
 from tests.support.ports import free_ports, is_free
 from tests.support.processes import ROOT, children, clean_environment, is_running, server_processes, wait_until
 
@@ -46,8 +47,8 @@ class Service:
         chosen = dict(zip(sorted(named), map(str, free_ports(len(named))), strict=True))
         self.environment = variables | chosen
         self.listeners = listeners_of(arguments, self.environment)
-        self.output, self.errors = folder / "stdout", folder / "stderr"
-        with self.output.open("wb") as stdout, self.errors.open("wb") as stderr:
+        self.output, self.errors = folder / "stdout", Log(folder / "stderr")
+        with self.output.open("wb") as stdout, self.errors.path.open("wb") as stderr:
             self.process = subprocess.Popen(
                 [*wrapper, sys.executable, "-m", "app", *arguments],
                 cwd=ROOT,
@@ -109,7 +110,7 @@ class Service:
         return worker not in workers and len(workers) == int(self.environment["WORKERS"])
 
     def report(self) -> str:
-        return f"stdout:\n{self.output.read_text()}\nstderr:\n{self.errors.read_text()}"
+        return f"stdout:\n{self.output.read_text()}\nstderr:\n{self.errors.path.read_text()}"
 
     def ready(self) -> "Service":
         """Wait until all listeners are announced and all workers are there."""
@@ -186,7 +187,7 @@ class Service:
 
 @contextmanager
 def serving(service: Service) -> Iterator[Service]:
-    """Wait until it is ready; afterwards it has to stop as asked, and to have written nothing to stderr."""
+    """Wait until it is ready; afterwards it has to stop as asked, and to have logged nothing that deserves a look."""
     try:
         yield service.ready()
         service.stop()

@@ -1,0 +1,106 @@
+"""A worker as its server process sees it: Granian's, changed by overriding private names.
+
+These are the names, checked with those of app/launcher/granian_private.py: `granian.server.mp.WorkerProcess` with `.inner`,
+`.idx`, `.birth`, `.parent`, `.interrupt_by_parent`, `.start`, `._watch`, `._watcher` and `.terminate`.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from granian.server import mp
+
+from app.launcher.descriptors import WORKER_THREADS, open_descriptors, opened_since, try_threads
+from app.launcher.draining import DRAIN
+from app.launcher.log import warn
+from app.launcher.server_process import how_it_ended
+
+FORK_PAUSE = 0.5  # seconds until a fork that failed is tried again
+PATIENCE = 0.1  # seconds until it is seen that the server was told to drain
+
+
+class Worker(mp.WorkerProcess):
+    """A worker as its server process sees it."""
+
+    sentinels: frozenset[int] = frozenset()
+    """Descriptors that the server process got by starting this worker, and that no other worker needs."""
+    death: float | None = None  # by time.monotonic()
+
+    def start(self) -> None:
+        """Start it, however often a fork or a thread has to be tried: others serve meanwhile."""
+        self._insist(self._fork)
+        self._insist(self._watch)
+
+    def _fork(self) -> None:
+        try_threads(WORKER_THREADS)  # it will need them: without, it would die at once, again and again
+        before = open_descriptors()
+        # A signal that comes before the worker's loop can take it stays pending.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {DRAIN})
+        try:
+            self.inner.start()
+        except BaseException:  # multiprocessing leaves its pipes open
+            for descriptor in opened_since(before):
+                os.close(descriptor)
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {DRAIN})
+        self.sentinels = frozenset(opened_since(before))
+
+    def _insist(self, act: Callable[[], None]) -> None:
+        reported = False
+        while not self.parent.interrupt_signal:
+            try:
+                act()
+                break
+            except (OSError, RuntimeError, MemoryError) as error:  # no more processes, threads or memory for now
+                if not reported:
+                    warn(f"worker-{self.idx + 1} cannot be started ({error}); it is tried again until it can")
+                    reported = True
+                time.sleep(FORK_PAUSE)
+
+    @property
+    def name(self) -> str:
+        """What it is called in the log."""
+        return f"worker-{self.idx + 1} (pid {self.inner.pid})"
+
+    def _watcher(self) -> None:
+        """Wait for its end; if nobody asked for it, log it with what follows, and wake the server process."""
+        self.inner.join()
+        self.death = time.monotonic()  # its server may take a while to come to it
+        lived = self.death - self.birth
+        if self.interrupt_by_parent:
+            return
+        follows = self.parent.after_death(self, lived)  # type: ignore[attr-defined]
+        warn(f"{self.name} ended ({how_it_ended(self.inner.exitcode or 0)}) after {lived:.1f} s; {follows}")
+        self.parent.interrupt_children.append(self.idx)
+        self.parent.main_loop_interrupt.set()
+
+    def terminate(self) -> None:
+        """Drain it. Workers ignore SIGTERM, which a service manager may send to all processes at once."""
+        self.interrupt_by_parent = True
+        self._signal(DRAIN)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.interrupt_by_parent = True
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        if self.is_alive():
+            with suppress(ProcessLookupError):  # its watching thread has reaped it meanwhile
+                os.kill(self.inner.pid, number)
+
+    def is_alive(self) -> bool:
+        """Return whether it runs; one that could not be started does not."""
+        return self.inner.pid is not None and bool(self.inner.is_alive())
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for its end, and until it is reaped: Granian would report a worker that is not as refusing to stop."""
+        end = None if timeout is None else time.monotonic() + timeout
+        while self.is_alive() and (end is None or time.monotonic() < end):
+            if self.parent.interrupt_signal and self not in self.parent.wrks:
+                self.parent.leaving.append(self)  # type: ignore[attr-defined]
+                return
+            self.inner.join(PATIENCE if end is None else min(PATIENCE, max(0.0, end - time.monotonic())))

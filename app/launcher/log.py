@@ -1,0 +1,168 @@
+"""The log: one format on stderr for the launcher, server processes, workers, and applications that set up none.
+
+A record is a line: time (ISO 8601, UTC), level, listener (`-` for the launcher), process and message. Further lines of
+it, as of a traceback, are indented by two spaces, so that nothing in a message can be taken for another record. As JSON
+a record is one object on one line, and a request's has its parts as fields.
+"""
+
+import json
+import logging
+import sys
+import threading
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from pythonjsonlogger.json import JsonFormatter
+
+from app.launcher.output import Output, printable
+
+ACCESS = "granian.access"
+OF_GRANIAN = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "handlers": {"log": {"class": f"{__name__}.LogHandler"}},
+    "loggers": {
+        "_granian": {"handlers": ["log"], "level": "WARNING", "propagate": False},
+        ACCESS: {"handlers": ["log"], "level": "INFO", "propagate": False},
+    },
+}
+"""Granian's loggers, for logging.config.dictConfig."""
+PLAIN = "plain"
+"""Beside the formats of app/settings/tables.py: messages alone, for a command that somebody has typed."""
+FIELDS = ["timestamp", "levelname", "listener", "process", "message"]
+REQUEST = {"addr": "client", "dt_ms": "duration_ms"} | {
+    each: each for each in ("method", "scheme", "path", "query_string", "protocol", "status")
+}
+"""What Granian calls the parts of a request (granian/log.py), and what they are called as JSON."""
+
+_logger = logging.getLogger(__name__)
+_context = {"listener": "-"}
+
+
+def event(message: str, listener: str | None = None) -> None:
+    """Log what happens as it should."""
+    _log(logging.INFO, message, listener)
+
+
+def warn(message: str, listener: str | None = None, details: str = "") -> None:
+    """Log what deserves a look; `details` are further lines of it, such as a traceback."""
+    _log(logging.WARNING, message, listener, details)
+
+
+def error(message: str, listener: str | None = None, details: str = "") -> None:
+    """Log what ends something, or keeps it from starting."""
+    _log(logging.ERROR, message, listener, details)
+
+
+def exception(message: str, raised: BaseException) -> None:
+    """Log an exception with its traceback."""
+    _logger.error("%s", printable(message), exc_info=raised)
+
+
+def _log(level: int, message: str, listener: str | None, details: str = "") -> None:
+    extra = {"listener": listener or _context["listener"], "details": details}
+    _logger.log(level, "%s", printable(message), extra=extra)
+
+
+def _complete(record: logging.LogRecord) -> bool:
+    """Give a record what all have here; a filter that lets all pass."""
+    record.timestamp = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+    record.listener = getattr(record, "listener", _context["listener"])
+    if details := record.__dict__.pop("details", ""):
+        record.exc_text = details.rstrip()
+    if record.name == ACCESS and isinstance(record.args, Mapping):
+        parts: dict[str, Any] = {ours: record.args.get(theirs) for theirs, ours in REQUEST.items()}
+        record.__dict__.update(parts)
+        target = parts["path"] + (f"?{parts['query_string']}" if parts["query_string"] else "")
+        quoted = json.dumps(f"{parts['method']} {target} {parts['protocol']}", ensure_ascii=False)
+        record.msg, record.args = f"{parts['client']} {quoted} {parts['status']} {parts['duration_ms']:.3f} ms", ()
+    return True
+
+
+class _Lines(logging.Formatter):
+    """A record as a line, and further lines after `indent`."""
+
+    def __init__(self, form: str, indent: str) -> None:
+        super().__init__(form)
+        self.separator = f"\n{indent}"
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self.separator.join(map(printable, super().format(record).split("\n")))
+
+
+class _Object(JsonFormatter):
+    """A record as a JSON object. Text that is no Unicode (a surrogate of its own) is escaped: strict parsers reject it."""
+
+    def __init__(self) -> None:
+        super().__init__(FIELDS, rename_fields={"levelname": "level", "process": "pid", "exc_info": "traceback"})
+
+    def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
+        return {
+            key: value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
+            for key, value in log_data.items()
+        }
+
+
+FORMATTERS = {
+    PLAIN: _Lines("%(message)s", ""),
+    "text": _Lines("%(timestamp)s %(levelname)s %(listener)s %(process)d %(message)s", "  "),
+    "json": _Object(),
+}
+
+
+class LogHandler(logging.Handler):
+    """Records as lines on stderr, in the format that `set_up` was called with."""
+
+    chosen: logging.Formatter = FORMATTERS[PLAIN]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addFilter(_complete)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return a record's lines."""
+        return self.chosen.format(record)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record, or drop it: nobody waits for a reader."""
+        try:
+            text = self.format(record)
+        except Exception:  # noqa: BLE001 - an application's call that does not fit its message: logging's own report
+            self.handleError(record)
+        else:
+            _err.lines(text)
+
+
+def _note(text: str) -> str:
+    """Return the line that Output adds by itself."""
+    record = logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, None, None)
+    _complete(record)
+    return LogHandler.chosen.format(record)
+
+
+_err = Output(2, _note)
+_handler = LogHandler()
+_logger.addHandler(_handler)
+_logger.setLevel(logging.INFO)
+_logger.propagate = False
+
+
+def set_up(form: str) -> None:
+    """Write every record from now on as `form` (a key of FORMATTERS), and so what ends a process or a thread.
+
+    An application that sets up no logging of its own logs the same way, from WARNING on (logging.lastResort).
+    """
+    LogHandler.chosen = FORMATTERS[form]
+    last_resort = LogHandler()
+    last_resort.setLevel(logging.WARNING)
+    logging.lastResort = last_resort  # any handler will do (logging.Logger.callHandlers)
+    sys.excepthook = lambda _, raised, __: exception("an exception ends this process", raised)
+    threading.excepthook = lambda ended: (
+        exception("an exception ends a thread", ended.exc_value) if ended.exc_value else None
+    )
+
+
+def set_listener(name: str) -> None:
+    """Have every record of this process name a listener."""
+    _context["listener"] = name
