@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from pythonjsonlogger.json import JsonFormatter
@@ -61,8 +62,13 @@ def exception(message: str, raised: BaseException) -> None:
 
 
 def _log(level: int, message: str, listener: str | None, details: str = "") -> None:
-    extra = {"listener": listener or _context["listener"], "details": details}
+    extra = {"listener": listener or _context["listener"], "details": _encodable(details)}
     _logger.log(level, "%s", printable(message), extra=extra)
+
+
+def _encodable(text: str) -> str:
+    """Escape what is no Unicode (a surrogate of its own)."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _complete(record: logging.LogRecord) -> bool:
@@ -92,16 +98,17 @@ class _Lines(logging.Formatter):
 
 
 class _Object(JsonFormatter):
-    """A record as a JSON object. Text that is no Unicode (a surrogate of its own) is escaped: strict parsers reject it."""
+    """A record as a JSON object that strict parsers take: without NaN, and all text is Unicode."""
 
     def __init__(self) -> None:
-        super().__init__(FIELDS, rename_fields={"levelname": "level", "process": "pid", "exc_info": "traceback"})
+        super().__init__(
+            FIELDS,
+            rename_fields={"levelname": "level", "process": "pid", "exc_info": "traceback"},
+            json_serializer=partial(json.dumps, allow_nan=False),
+        )
 
     def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
-        return {
-            key: value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
-            for key, value in log_data.items()
-        }
+        return {key: _encodable(value) if isinstance(value, str) else value for key, value in log_data.items()}
 
 
 FORMATTERS = {
@@ -128,8 +135,8 @@ class LogHandler(logging.Handler):
         """Write a record, or drop it: nobody waits for a reader."""
         try:
             text = self.format(record)
-        except Exception:  # noqa: BLE001 - an application's call that does not fit its message: logging's own report
-            self.handleError(record)
+        except Exception as raised:  # noqa: BLE001 - an application's call, whose arguments do not fit its message
+            exception(f"{record.pathname}:{record.lineno} logs what cannot be formatted", raised)
         else:
             _err.lines(text)
 
@@ -142,10 +149,19 @@ def _note(text: str) -> str:
 
 
 _err = Output(2, _note)
+_stock_basic_config = logging.basicConfig
 _handler = LogHandler()
 _logger.addHandler(_handler)
 _logger.setLevel(logging.INFO)
 _logger.propagate = False
+
+
+def _basic_config(last_resort: LogHandler, **settings: Any) -> None:  # noqa: ANN401 - logging's
+    """Set up the root logger as logging.basicConfig does, which `logging.warning` calls, too, but without settings."""
+    if settings or logging.root.handlers:
+        _stock_basic_config(**settings)
+    else:
+        logging.root.addHandler(last_resort)
 
 
 def set_up(form: str) -> None:
@@ -157,6 +173,7 @@ def set_up(form: str) -> None:
     last_resort = LogHandler()
     last_resort.setLevel(logging.WARNING)
     logging.lastResort = last_resort  # any handler will do (logging.Logger.callHandlers)
+    logging.basicConfig = partial(_basic_config, last_resort)
     sys.excepthook = lambda _, raised, __: exception("an exception ends this process", raised)
     threading.excepthook = lambda ended: (
         exception("an exception ends a thread", ended.exc_value) if ended.exc_value else None

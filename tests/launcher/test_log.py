@@ -10,6 +10,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,20 @@ def soon(authority: trustme.CA, folder: Path, left: dt.timedelta) -> None:
     (folder / "server.crt").write_bytes(b"".join(each.bytes() for each in leaf.cert_chain_pems))
 
 
+def set_up_for_a_moment(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    """Set up the log in this process, without pytest's handlers, and put all back at the end of the test."""
+    for owner, names in (
+        (log.LogHandler, ["chosen"]),
+        (logging, ["lastResort", "basicConfig"]),
+        (sys, ["excepthook"]),
+        (threading, ["excepthook"]),
+    ):
+        for name in names:
+            monkeypatch.setattr(owner, name, getattr(owner, name))
+    monkeypatch.setattr(logging.root, "handlers", [])
+    log.set_up(form)
+
+
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_a_record_is_a_line_and_a_traceback_belongs_to_it(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, form: str
@@ -67,14 +82,38 @@ def test_a_record_is_a_line_and_a_traceback_belongs_to_it(
 def test_an_application_without_logging_of_its_own_logs_in_this_format(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for owner, name in ((log.LogHandler, "chosen"), (logging, "lastResort"), (sys, "excepthook")):
-        monkeypatch.setattr(owner, name, getattr(owner, name))
-    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest's
-    log.set_up("text")
+    set_up_for_a_moment(monkeypatch, "text")
     logging.getLogger("shop").warning("sold %s", "out")
     logging.getLogger("shop").info("not shown")
-    (line,) = capfd.readouterr().err.splitlines()
-    assert re.fullmatch(r"20\S+Z WARNING - \d+ sold out", line)
+    logging.warning("sold %s", "too")  # noqa: LOG015 - sets up the root logger
+    logging.getLogger("shop").warning("sold %s", "again")
+    lines = capfd.readouterr().err.splitlines()
+    said = [re.fullmatch(r"20\S+Z WARNING - \d+ (.*)", line) for line in lines]
+    assert [each and each[1] for each in said] == ["sold out", "sold too", "sold again"]
+
+
+def test_an_application_may_set_up_logging_as_ever(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_up_for_a_moment(monkeypatch, "json")
+    logging.basicConfig(format="mine: %(message)s", level=logging.INFO)
+    monkeypatch.setattr(logging.root, "level", logging.WARNING)
+    logging.warning("sold")  # noqa: LOG015 - as applications do
+    assert capfd.readouterr().err == "mine: sold\n"
+
+
+def test_what_cannot_be_formatted_is_a_record(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_up_for_a_moment(monkeypatch, "json")
+    logging.getLogger("shop").warning("%d", "x")
+    logging.getLogger("shop").warning("nan", extra={"price": float("nan")})
+    logging.getLogger("shop").warning("odd", extra={"what": "\udcff\n", "which": object()})
+    first, second, third = map(json.loads, capfd.readouterr().err.splitlines())
+    for each in (first, second):
+        assert re.fullmatch(r"\S+/test_log\.py:\d+ logs what cannot be formatted", each["message"])
+    assert "TypeError: %d format" in first["traceback"]
+    assert (third["message"], third["what"]) == ("odd", "\\udcff\n")
 
 
 def test_lines_that_were_lost_are_counted_in_the_same_format(

@@ -8,7 +8,6 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from app import app as json_service
 from app.launcher.draining import Application, Message, Receive, Send
 
 NOTES = Path(os.environ.get("NOTES", os.devnull))
@@ -188,6 +187,8 @@ def _wait_while_held() -> None:
 
 async def held(scope: Message, receive: Receive, send: Send) -> None:
     """Serve what `app:app` does, but hold the startup for as long as the file that HOLD names exists."""
+    from app import app as json_service  # noqa: PLC0415 - reads the dataset, which the others here do not need
+
     if scope["type"] == "lifespan":
         _wait_while_held()
         await _lifespan(scope, receive, send)
