@@ -193,9 +193,8 @@ def test_every_profile_of_meta_json(
         STEPS[profile](entry)
         print(f"{profile}: {time.monotonic() - begin:.1f} s")
     container.stop()
-    assert (
-        len([line for line in container.logs.splitlines() if " INFO - " not in line]) == 6
-    )  # a line and a curl line each
+    said = [line for line in container.logs.splitlines() if " INFO - " not in line]
+    assert len(said) == 6  # a line and a curl line for each listener
 
 
 def test_no_plaintext_profile_needs_a_mounted_pair(run_arena: Run) -> None:

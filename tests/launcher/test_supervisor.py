@@ -148,6 +148,7 @@ def main() -> Iterator[Callable[[], int]]:
         stack.enter_context(mock.patch.object(sys, "argv", ["app"]))
         stack.enter_context(mock.patch.dict(os.environ, {"SELF_SIGNED": "1"}, clear=True))
         stack.enter_context(mock.patch("app.launcher.output.open_standard_streams"))
+        stack.enter_context(mock.patch("app.launcher.log.set_up"))  # of this process, which other tests share
         yield main
     signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
