@@ -84,7 +84,7 @@ def arena_certs(tmp_path: Path) -> Path:
     """An RSA-2048, self-signed, PKCS#8 pair, as the arena mounts it."""
     folder = tmp_path / "certs"
     folder.mkdir(mode=0o755)
-    write_self_signed(folder, rsa.generate_private_key(65537, 2048), names=("server.crt", "server.key"))
+    write_self_signed(folder, rsa.generate_private_key(65537, 2048), names=("server.crt", "server.key"), days=90)
     for path in (tmp_path, *folder.iterdir()):
         path.chmod(0o755)
     for path in tmp_path.parents:  # pytest's own folders are its user's alone
