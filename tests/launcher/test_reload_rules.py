@@ -16,15 +16,14 @@ from app.reload import reload
 from app.settings import config
 from app.settings.config import Configuration
 from app.settings.errors import ConfigurationError
-from app.settings.files import NamedFile
 from tests.support.certificates import write_self_signed
 from tests.support.configuration import SERVER_TOML, configured
-from tests.support.processes import ROOT, children, is_running, wait_until
+from tests.support.processes import children, is_running, wait_until
 from tests.support.service import Launch
 
 
-def read(path: Path = ROOT / "server.toml", **environment: str) -> Configuration:
-    return config.read(NamedFile("test", path), {"SELF_SIGNED": "1"} | environment)
+def read(**environment: str) -> Configuration:
+    return config.read(config.path_of(None, {}), {"SELF_SIGNED": "1"} | environment)
 
 
 def served(configuration: Configuration, *, has_filters: bool = True) -> list[Endpoint]:
