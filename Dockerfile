@@ -20,7 +20,8 @@ COPY app /app
 ENV HOST=0.0.0.0 PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER 65532:65532
 EXPOSE 8080 8081
-HEALTHCHECK --interval=5s --timeout=5s --start-period=30s CMD ["python", "-m", "app.launcher.probe"]
+# A script that imports little, and learns from the launcher what to ask: a quarter of the CPU time of app.launcher.probe.
+HEALTHCHECK --interval=5s --timeout=5s --start-period=30s CMD ["python", "-I", "-S", "/app/launcher/health.py"]
 # Signals wait until the launcher takes them: a stop in the first 40 ms, before Python's first line, is a stop, too.
 ENTRYPOINT ["env", "--block-signal=TERM,INT,HUP", "python", "-m", "app"]
 

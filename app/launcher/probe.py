@@ -1,27 +1,18 @@
-"""Whether a listener responds: asked before it counts as serving, and by the container's health check."""
+"""Whether a listener responds: asked before it counts as serving, by hand, and by the container's health check."""
 
 import argparse
 import errno
 import os
 import socket
-import ssl
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+from app.launcher import health
 from app.launcher.log import warn
 from app.settings import config
 from app.settings.errors import ConfigurationError
 
 ANOTHER_LOOPBACK = "127.0.0.2"
-REQUEST = b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
-# The same over HTTP/2: the preface, an empty SETTINGS frame, and a HEADERS frame that ends stream 1 (RFC 9113, sections
-# 3.4, 6.5 and 6.2): GET, http and / from HPACK's static table, and :authority as a literal (RFC 7541, appendix A).
-HTTP2_HEADERS = b"\x82\x86\x84\x41\x09localhost"
-HTTP2_REQUEST = (
-    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0%c\x01\x05\0\0\0\x01" % len(HTTP2_HEADERS) + HTTP2_HEADERS
-)
-CERTIFICATE_REQUIRED = "TLSV13_ALERT_CERTIFICATE_REQUIRED"
 
 
 def responds(host: str, listener: config.Listener, timeout: float = 1.0) -> bool:
@@ -40,30 +31,24 @@ def ask(
     timeout: float = 1.0,
     before_connect: Callable[[socket.socket], None] | None = None,
 ) -> bool:
-    """Return whether a listener sends a response, with the certificate `leaf` (DER) if one is given.
+    """Return whether a listener sends a response, as `health.ask` does.
 
-    One that needs certificates of its clients responds with its alert for a client that has none.
-    Each step may take `timeout` seconds, and so may all of HTTP/2 after the connect. `before_connect` gets the client's
-    socket, bound to the address that it connects from. Raises OSError: refused, reset, timed out, or no TLS.
+    `before_connect` gets the client's socket, bound to the address that it connects from. Raises OSError.
     """
     address = config.reachable(host)
-    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as plain:
-        plain.settimeout(timeout)
+
+    def bind(client: socket.socket) -> None:
         if before_connect is not None:
-            _bind(plain, address)
-            before_connect(plain)
-        plain.connect((address, listener.port))
-        if listener.protocol == "h2c":
-            return _responds_over_http2(plain, time.monotonic() + timeout)
-        if listener.tls is None:
-            return _responds(plain)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_3  # whatever openssl.cnf has
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE  # it is our own; if it matters, the leaf itself is compared
-        responds_over_tls = _wants_a_certificate if config.needs_client_certificate(listener) else _responds
-        with context.wrap_socket(plain) as encrypted:
-            return leaf in (None, encrypted.getpeercert(binary_form=True)) and responds_over_tls(encrypted)
+            _bind(client, address)
+            before_connect(client)
+
+    return health.ask(_how(listener), (address, listener.port), leaf=leaf, timeout=timeout, before_connect=bind)
+
+
+def _how(listener: config.Listener) -> str:
+    if listener.tls is not None:
+        return health.HTTPS_FOR_CERTIFIED if config.needs_client_certificate(listener) else health.HTTPS
+    return health.H2C if listener.protocol == "h2c" else health.HTTP
 
 
 def _bind(client: socket.socket, address: str) -> None:
@@ -79,45 +64,38 @@ def _bind(client: socket.socket, address: str) -> None:
         client.bind((ANOTHER_LOOPBACK, 0))
 
 
-def _responds(connection: socket.socket) -> bool:
-    connection.sendall(REQUEST)
-    return connection.recv(9).startswith(b"HTTP/1.1")
+class Listing:
+    """The listeners that are to respond, for the container's health check: a file in memory, found by its name in /proc.
 
-
-def _wants_a_certificate(connection: ssl.SSLSocket) -> bool:
-    """Return whether a client without a certificate is refused for just that reason.
-
-    In TLS 1.3 the client's handshake ends before the server has looked at what it sent (RFC 8446, section 4.4.2.4). A
-    request would cross the alert, and might reset the connection before the alert is read.
+    Nobody else knows them all: variables, --config and a reload have their say, and there may be no place for a file.
     """
-    try:
-        connection.recv(1)
-    except ssl.SSLError as error:
-        return error.reason == CERTIFICATE_REQUIRED
-    return False
 
+    def __init__(self) -> None:
+        """List nothing yet."""
+        self._text = b""
+        try:
+            self._descriptor: int | None = os.memfd_create(health.LISTING)
+        except OSError as error:
+            self._descriptor = None
+            warn(f"the container's health check will fail: it cannot be given a list of the listeners ({error})")
 
-def _responds_over_http2(connection: socket.socket, end: float) -> bool:
-    connection.sendall(HTTP2_REQUEST)
-    # A frame begins with its length, type, flags and stream (RFC 9113, section 4.1).
-    while len(head := _read(connection, 9, end)) == 9:
-        if head[3] == 1:  # HEADERS
-            return True
-        _read(connection, int.from_bytes(head[:3]), end)
-    return False
+    def write(self, listeners: Iterable[tuple[str, config.Listener]]) -> None:
+        """List these hosts and listeners instead."""
+        text = b"".join(
+            b"%b %b %d %b\n"
+            % (_how(each).encode(), config.reachable(host).encode(), each.port, each.name.encode("unicode_escape"))
+            for host, each in listeners
+        )
+        if text != self._text and self._descriptor is not None:
+            os.pwrite(self._descriptor, text, 0)
+            os.truncate(self._descriptor, len(text))
+            self._text = text
 
-
-def _read(connection: socket.socket, number: int, end: float) -> bytes:
-    """Return so many bytes, or fewer if the other side has closed. Raises TimeoutError at `end`, however much came."""
-    data = b""
-    while len(data) < number:
-        if (left := end - time.monotonic()) <= 0:
-            raise TimeoutError
-        connection.settimeout(left)
-        if not (part := connection.recv(number - len(data))):
-            break
-        data += part
-    return data
+    def close(self) -> None:
+        """List nothing any more."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
 
 def main() -> int:

@@ -12,6 +12,7 @@ from app.launcher.console import curl, describe, say
 from app.launcher.lifecycle import Lifecycle
 from app.launcher.log import error, event, set_up, warn
 from app.launcher.notify import READY, STOPPING, notify, reloading
+from app.launcher.probe import Listing
 from app.launcher.server_process import Endpoint, ListenerError, State, Work
 from app.launcher.trial import TRIED, Trial
 from app.settings.config import Configuration, Listener, PairFiles
@@ -57,6 +58,7 @@ class Supervisor:
         groups = [each.group for each in endpoints]
         self.listeners = [Lifecycle(each, groups, work, self._report_serving) for each in endpoints]
         self.waiting = list(self.listeners)  # not started yet
+        self.listing = Listing()
         self.reload = reload
         self.trial: Trial | None = None  # of a reload
         self.began = time.monotonic()
@@ -103,6 +105,7 @@ class Supervisor:
             self._take_up(self.trial)
         for each in self.listeners:
             each.advance(now)
+        self.listing.write((each.settings.host, each.endpoint.listener) for each in self.listeners)
         # Listeners start in this order: when the last one responds, all do.
         started = [each for each in self.listeners if each not in self.waiting]
         if self.stopping or not all(each.is_serving for each in started):
@@ -214,6 +217,7 @@ class Supervisor:
     def close(self) -> None:
         """End and give up whatever is left."""
         self._end_trial()
+        self.listing.close()
         for each in self.listeners:
             each.kill()
 

@@ -1,6 +1,8 @@
 """A pair, certificate chain and private key: one value, checked before anything serves it."""
 
+import base64
 import datetime as dt
+import hashlib
 import ssl
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -16,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
+    PublicFormat,
     load_pem_private_key,
 )
 
@@ -64,6 +67,12 @@ class Pair:
     def fingerprint(self) -> str:
         """The SHA-256 of the leaf, in hexadecimal."""
         return self.leaf.fingerprint(SHA256()).hex()
+
+    @property
+    def pin(self) -> str:
+        """The SHA-256 of the leaf's public key, in base64 (`curl --pinnedpubkey`)."""
+        key = self.leaf.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        return base64.b64encode(hashlib.sha256(key).digest()).decode()
 
     @property
     def expired(self) -> bool:

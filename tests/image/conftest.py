@@ -20,13 +20,18 @@ from tests.support.ports import free_ports
 @pytest.fixture(scope="session")
 def image() -> str:
     """What teams deploy."""
-    return built(SERVICE_IMAGE, "--target", "service", ".")
+    return identity(built(SERVICE_IMAGE, "--target", "service", "."))
 
 
 @pytest.fixture(scope="session")
 def arena_image() -> str:
     """What the arena builds: it knows no targets."""
-    return built(ARENA_IMAGE)
+    return identity(built(ARENA_IMAGE))
+
+
+def identity(name: str) -> str:
+    """Return an image's identity, which stays if another checkout builds the name meanwhile."""
+    return docker("image", "inspect", "-f", "{{.Id}}", name).strip()
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The service's image: run as a team would, looked into, and stopped."""
 
+import json
 import os
 import re
 import ssl
@@ -13,9 +14,9 @@ import trustme
 
 from bench import oracle
 from tests.support.certificates import issue
-from tests.support.container import GIB, HARDENED, Container, Run, docker, mounts
-from tests.support.ports import free_port, free_ports
-from tests.support.processes import ROOT, wait_until
+from tests.support.container import GIB, HARDENED, SERVICE_IMAGE, Container, Run, built, docker, mounts
+from tests.support.ports import free_ports
+from tests.support.processes import ROOT, pasted, wait_until
 
 pytestmark = pytest.mark.container
 
@@ -54,24 +55,6 @@ def test_an_unreadable_key_is_rejected(run: Run, arena_dataset: Path, arena_cert
     assert container.logs.count("\n") == 1
 
 
-@pytest.mark.parametrize("image_run", ["run", "run_arena"])
-def test_the_health_check_covers_all_listeners(request: pytest.FixtureRequest, image_run: str) -> None:
-    container = request.getfixturevalue(image_run)("--health-interval=1s").ready()
-    wait_until(lambda: container.inspect("{{.State.Health.Status}}") == "healthy", "healthy", 20)
-    assert probed(container, TLS_PORT=free_port()) == ["listener json-tls does not respond"]
-    assert probed(container, PORT=free_port()) == ["listener json does not respond"]
-    if image_run == "run_arena":
-        swapped = probed(container, H2C_PORT=container.port, PORT=container.h2c_port)
-        assert swapped == ["listener json-h2c does not respond", "listener json does not respond"]
-
-
-def probed(container: Container, **ports: int) -> list[str]:
-    """Run the health check's command with other ports; return the lines that it writes."""
-    variables = [part for name, port in ports.items() for part in ("-e", f"{name}={port}")]
-    command = ("python", "-m", "app.launcher.probe")
-    return docker("exec", *variables, container.identity, *command, check=False).splitlines()
-
-
 def test_it_serves_json_alone_on_two_ports(run: Run) -> None:
     container = run().ready()
     assert container.get("/json/2?m=9").content == oracle.body(2, 9)
@@ -79,6 +62,63 @@ def test_it_serves_json_alone_on_two_ports(run: Run) -> None:
         assert container.get(target).status_code == 404
     assert "json-h2c" not in container.logs
     assert re.findall(r"(\d+)/tcp", container.inspect("{{.Config.ExposedPorts}}")) == ["8080", "8081"]
+
+
+def test_arguments_are_those_of_the_command(run: Run, image: str, arena_certs: Path) -> None:
+    """`docker run IMAGE --check` says what would be served, and notes the ports of what serves beside it."""
+    mounted = ("run", "--rm", "--network", "host", "-v", f"{arena_certs}:/certs:ro")
+    port, tls_port = map(str, free_ports(2))
+    ports = ("-e", f"PORT={port}", "-e", f"TLS_PORT={tls_port}")
+    secure, plain, dataset = docker(*mounted, *HARDENED, *ports, image, "--check").splitlines()
+    assert secure.startswith(f"json-tls: https://0.0.0.0:{tls_port} HTTP/1.1 over TLS 1.3")
+    assert "(/certs/server.crt, /certs/server.key)" in secure
+    assert plain.startswith(f"json: http://0.0.0.0:{port} ")
+    assert dataset == "dataset: 50 items"
+    beside = run("-v", f"{arena_certs}:/certs:ro").ready()
+    ports = ("-e", f"PORT={beside.port}", "-e", f"TLS_PORT={beside.tls_port}")
+    noted = docker(*mounted, *ports, image, "--check")
+    assert noted.count("; all is well if an instance of this service holds it\n") == 2
+    assert docker(*mounted, "-e", "PORT=http", image, "--check", check=False).startswith("configuration: PORT=")
+    assert docker("run", "--rm", "--network", "none", image, "--help").startswith("usage: python -m app ")
+    beside.stop()
+
+
+def test_labels_say_what_it_was_built_from(image: str) -> None:
+    labels = {"version": "1.2.3", "revision": "0123abc", "source": "https://example.org/granian-json"}
+    built_with = [part for name, value in labels.items() for part in ("--build-arg", f"{name.upper()}={value}")]
+    for name, expected in (
+        (image, dict.fromkeys(labels, "unknown")),
+        (built(f"{SERVICE_IMAGE}-labels", *built_with, "--target", "service", "."), labels),
+    ):
+        found = json.loads(docker("image", "inspect", "-f", "{{json .Config.Labels}}", name))
+        assert {label: found[f"org.opencontainers.image.{label}"] for label in labels} == expected
+        assert found["org.opencontainers.image.title"] == "granian-json"
+    docker("image", "rm", f"{SERVICE_IMAGE}-labels")
+
+
+@pytest.mark.usefixtures("image")
+def test_the_base_image_is_an_argument() -> None:
+    """Of another name here: a digest is a registry's to look up, and the tests need none."""
+    base = next(line for line in (ROOT / "Dockerfile").read_text().splitlines() if line.startswith("ARG BASE="))
+    other, name = f"{SERVICE_IMAGE}-base", f"{SERVICE_IMAGE}-rebased"
+    docker("tag", base.removeprefix("ARG BASE="), other)
+    try:
+        built(name, "--build-arg", f"BASE={other}", "--target", "service", ".")
+        assert "usage: " in docker("run", "--rm", "--network", "none", name, "--help")
+        missing = docker("build", "--build-arg", f"BASE={other}-missing", ".", check=False)
+        assert f"{other}-missing" in missing
+    finally:
+        docker("image", "rm", other, name, check=False)
+
+
+def test_the_curl_lines_work_outside(run: Run, arena_certs: Path) -> None:
+    for options in (("-v", f"{arena_certs}:/certs:ro"), ("--init", "-v", f"{arena_certs}:/certs:ro"), ()):
+        container = run(*options).ready()
+        wait_until(lambda: container.logs.count("\n  curl ") == 2, "both lines")  # noqa: B023 - called here
+        for line in re.findall(r"^  curl .+", container.logs, re.MULTILINE):
+            assert not re.search(r" /(certs|tmp)|cacert", line)
+            assert pasted(line) == oracle.body(5, 3)
+        container.stop()
 
 
 def test_what_is_inside(run: Run, image: str) -> None:

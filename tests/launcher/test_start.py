@@ -14,6 +14,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.launcher.console import curl
+from app.settings import certificate, config
+from app.settings.config import PairFiles
+from app.settings.files import NamedFile
 from bench import oracle
 from tests.support.configuration import configured
 from tests.support.ports import free_ports
@@ -35,7 +39,7 @@ def test_each_listener_is_described_on_a_line(service: Service) -> None:
         tls,
     )
     assert plain == f"json: http://127.0.0.1:{service.port} HTTP/1.1, plaintext, no ALPN, 2 workers"
-    assert tls_curl.startswith("  curl --cacert ")
+    assert tls_curl.startswith("  curl --cacert " if os.getpid() > 1 else "  curl --insecure --pinnedpubkey ")
     assert plain_curl.startswith("  curl 'http")
 
 
@@ -47,6 +51,22 @@ def test_the_curl_lines_work_when_pasted(service: Service, launch: Launch) -> No
         for line in lines:
             assert pasted(line) == oracle.body(5, 3)
     own.stop()
+
+
+@pytest.mark.parametrize("starter", [0, 1])
+def test_what_init_has_started_names_no_file_of_its_own(
+    service: Service, monkeypatch: pytest.MonkeyPatch, starter: int
+) -> None:
+    """A container's files, or a unit's credentials, are not where the line is pasted."""
+    files = (NamedFile(name, Path(service.environment[name])) for name in ("TLS_CERT", "TLS_KEY"))
+    pair = certificate.load(PairFiles(*files))
+    configuration = config.read(config.path_of(None, {}), service.environment)
+    monkeypatch.setattr(os, "getppid", lambda: starter)
+    line = curl(configuration, configuration.listeners[0], pair, "/json/5?m=3")
+    assert not any(str(each) in line for each in (service.environment["TLS_CERT"], "cacert"))
+    assert pasted(line) == oracle.body(5, 3)
+    assert (before := line.replace(pair.pin, pair.fingerprint)) != line
+    assert "public key" in subprocess.run(["sh", "-c", before], capture_output=True, text=True, check=False).stderr
 
 
 def test_tls_responds_before_plaintext_does(launch: Launch, pair: dict[str, str], trust: ssl.SSLContext) -> None:

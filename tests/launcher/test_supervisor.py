@@ -80,6 +80,7 @@ def supervise(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Supervisor]:
     monkeypatch.setattr(signals, "wait", lambda _: None)
     monkeypatch.setattr(supervisor, "reap_others", nothing)
     monkeypatch.setattr(supervisor, "warn", lambda *_: None)
+    monkeypatch.setattr(supervisor, "Listing", lambda: SimpleNamespace(write=lambda _: None))
 
     def make(*listeners: Told, waiting: tuple[Told, ...] = ()) -> Supervisor:
         configuration: Any = SimpleNamespace(server=None)
