@@ -70,6 +70,10 @@ class Stack:
             print(docker("service", "ps", "--no-trunc", SERVICE), docker("service", "logs", "--tail", "50", SERVICE))
             raise
 
+    def scale(self, replicas: int) -> None:
+        """Have so many replicas from now on, and return at once."""
+        docker("service", "scale", "--detach", f"{SERVICE}={replicas}")
+
     def updated(self, state: str = "completed") -> None:
         """Wait until an update has come to an end."""
         template = "{{json .UpdateStatus}}"

@@ -105,15 +105,19 @@ def test_a_stopped_replica_is_replaced(stack: Stack) -> None:
 
 
 def test_replicas_come_and_go_without_a_failed_request(stack: Stack) -> None:
-    with loaded(stack) as loads, stack.load(tls=True, connections=8, requests=1000, pause=0) as fast:
-        for replicas in (1, 2, 3, 4, 1):
-            docker("service", "scale", "--detach", f"{SERVICE}={replicas}")
+    fast: dict[str, Tally] = {}
+    with loaded(stack) as loads:
+        for replicas in (1, 2, 3, 4):
+            stack.scale(replicas)
             stack.settled(replicas)
-            begin, before = time.monotonic(), fast.tally().responded
-            time.sleep(2)  # the time that the rate is taken over
-            rate = (fast.tally().responded - before) / (time.monotonic() - begin)
-            print(f"{replicas} replicas: {rate:.0f} responses a second to 8 clients over TLS")
-        tallies = loads.end() | {"TLS, without a pause": fast.end()}
-    docker("service", "scale", "--detach", f"{SERVICE}=3")
-    stack.settled(3)
+            with stack.load(tls=True, connections=8, requests=1000, pause=0) as load:
+                wait_until(lambda load=load: load.tally().responded > 0, "a response")  # type: ignore[misc]
+                begin, before = time.monotonic(), load.tally().responded
+                time.sleep(2)  # the time that the rate is taken over
+                rate = (load.tally().responded - before) / (time.monotonic() - begin)
+                print(f"{replicas} replicas: {rate:.0f} responses a second to 8 clients over TLS")
+                fast[f"TLS, without a pause, {replicas}"] = load.end()
+        stack.scale(1)
+        stack.settled(1)
+        tallies = loads.end() | fast
     assert not failed(tallies)
