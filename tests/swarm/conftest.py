@@ -9,11 +9,10 @@ import trustme
 from tests.support.certificates import issue
 from tests.support.container import SERVICE_IMAGE, built, docker
 from tests.support.ports import free_ports
-from tests.support.swarm import SERVICE, STACK, Stack, containers
+from tests.support.swarm import REPLICAS, SERVICE, STACK, Stack, containers
 
 BALANCER_IMAGE, NEXT_IMAGE = "granian-json-test-haproxy", "granian-json-test-service:next"
 BRIDGE = "docker_gwbridge"  # of every swarm, and outlives it
-REPLICAS = 3
 
 
 @pytest.fixture(scope="session")
