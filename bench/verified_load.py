@@ -55,6 +55,8 @@ class Tally:
     """Requests without a response yet."""
     idle: int = 0
     """Connections that the server closed while no request was sent."""
+    noticed: int = 0
+    """Those of them that had got `Connection: close` with their last response."""
     unresponded: int = 0
     """Connections closed after a request, with no byte of its response."""
     broken: int = 0
@@ -163,7 +165,7 @@ class Connection(asyncio.Protocol):
         self.turn = random.randrange(len(MIX))
         self.expected: bytes | None = None
         self.received = b""
-        self.closing = False
+        self.closing = self.last = False
 
     def connection_made(self, transport: Any) -> None:  # noqa: ANN401, D102 - uvloop's transports have no common type
         self.transport = transport
@@ -205,12 +207,12 @@ class Connection(asyncio.Protocol):
             tally = self.client.tally
             tally.responded += 1
             tally.longest = max(tally.longest, self.loop.time() - self.sent)
-            last = b"\r\nconnection: close\r\n" in self.received[: end + 2]  # then the server closes
+            self.last = b"\r\nconnection: close\r\n" in self.received[: end + 2]  # then the server closes
             self.expected, self.received = None, b""
             self.left -= 1
             if self.left == 0 or self.client.ending:
                 self.end()
-            elif not last:
+            elif not self.last:
                 self.send_later()
 
     def fail(self) -> None:
@@ -235,6 +237,7 @@ class Connection(asyncio.Protocol):
             self.client.tally.unresponded += 1
         elif not self.closing:
             self.client.tally.idle += 1
+            self.client.tally.noticed += self.last
 
 
 class Load:

@@ -1,5 +1,6 @@
 """The lines for people, on stdout: what is served, and how to try it."""
 
+import os
 import shlex
 
 from app.launcher.output import Output

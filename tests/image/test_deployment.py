@@ -60,6 +60,12 @@ def test_kustomize_builds_what_kubernetes_accepts(folder: str) -> None:
     assert not pod["containers"][0]["image"].endswith(("latest", "granian-json"))
 
 
+def test_liveness_is_the_health_check_of_the_image() -> None:
+    deployment = yaml.safe_load((KUBERNETES / "base" / "deployment.yaml").read_text())
+    command = deployment["spec"]["template"]["spec"]["containers"][0]["livenessProbe"]["exec"]["command"]
+    assert f"CMD {json.dumps(command)}\n" in (ROOT / "Dockerfile").read_text()
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
 def test_systemd_accepts_the_unit() -> None:
     unit = ROOT / "deploy" / "granian-json.service"

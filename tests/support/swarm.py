@@ -20,6 +20,7 @@ from tests.support.processes import ROOT, wait_until
 
 STACK = "granian-json-test"
 SERVICE, BALANCER = f"{STACK}_service", f"{STACK}_haproxy"
+REPLICAS = 3
 LOAD_LABEL = "granian-json-test=load"
 SETTLED = 60.0  # seconds for a service to have the replicas that it should have
 
@@ -70,17 +71,24 @@ class Stack:
             print(docker("service", "ps", "--no-trunc", SERVICE), docker("service", "logs", "--tail", "50", SERVICE))
             raise
 
-    def updated(self, state: str = "completed") -> None:
-        """Wait until an update has come to an end."""
+    def scale(self, replicas: int) -> None:
+        """Have so many replicas from now on, and return at once."""
+        docker("service", "scale", "--detach", f"{SERVICE}={replicas}")
+
+    def updated(self, state: str = "completed") -> int:
+        """Wait until an update has come to an end, and return the fewest replicas that were healthy meanwhile."""
         template = "{{json .UpdateStatus}}"
         seen: list[dict[str, Any] | None] = []
+        healthy: list[int] = []
 
         def has_ended() -> bool:
+            healthy.append(len(containers(SERVICE, "--filter", "health=healthy")))
             seen.append(json.loads(docker("service", "inspect", "-f", template, SERVICE)))
             return (seen[-1] or {}).get("State") == state
 
         wait_until(has_ended, f"an update that is {state}", 2 * SETTLED)
         self.settled(int(self.variables["REPLICAS"]))
+        return min(healthy)
 
     def servers(self, backend: str) -> dict[str, int]:
         """Return HAProxy's servers that are up, and the connections or requests that each has had."""
@@ -94,7 +102,10 @@ class Stack:
         }
 
     def load(self, *, tls: bool, connections: int, requests: int, pause: float = 0.05) -> Load:
-        """Load HAProxy from a container in its network: the load crosses the overlay network, and no port of the host."""
+        """Load HAProxy from a container in its network: the load crosses the overlay network, and no port of the host.
+
+        So it runs on a kernel without IPVS, too, which has neither virtual IPs nor the ingress mesh.
+        """
         mounts = ("-v", f"{ROOT}:{ROOT}:ro", "-v", f"{self.folder}:{self.folder}:ro", "-w", str(ROOT))
         run = ("docker", "run", "--rm", "-i", "--user", "0", "--label", LOAD_LABEL, *mounts)
         return Load(
@@ -130,7 +141,7 @@ class Loads:
                 stack.load(tls=tls, connections=number, requests=requests)
             )
             for name, tls in (("plaintext", False), ("TLS", True))
-            for kind, number, requests in (("kept", 24, 50), ("new", 8, 1))
+            for kind, number, requests in (("kept", 24, 1000), ("new", 8, 1))
         }
         for name, load in self.loads.items():
             wait_until(lambda load=load: load.tally().responded > load.connections, f"responses: {name}", 30)  # type: ignore[misc]
@@ -139,7 +150,8 @@ class Loads:
         """Wait for the responses still awaited, and print and return what became of each load."""
         tallies = {name: load.end() for name, load in self.loads.items()}
         for name, each in tallies.items():
-            print(f"{name}: {each.responded} responses, {lost(each)} failed, slowest {each.longest:.2f} s")
+            failures = f"{lost(each)} failed, {each.noticed} of {each.idle} closed after a notice"
+            print(f"{name}: {each.responded} responses, {failures}, slowest {each.longest:.2f} s")
         return tallies
 
 
