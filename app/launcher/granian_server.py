@@ -18,7 +18,7 @@ from granian.constants import HTTPModes, Interfaces, Loops
 from granian.http import HTTP1Settings, HTTP2Settings
 from granian.log import LogLevels
 
-from app.launcher import granian_private, loading, memory, pair_trial, scheduling, signals
+from app.launcher import granian_private, loading, memory, metrics, pair_trial, scheduling, signals
 from app.launcher.child import die_with
 from app.launcher.console import warn
 from app.launcher.descriptors import end_when_starved
@@ -218,6 +218,7 @@ def _build(endpoint: Endpoint, settings: Server) -> granian_private.Server:
         ],  # never reloaded; without it Granian asks for the working directory, which may be gone
     )
     server.sockets = endpoint.sockets
+    server.export_on(metrics.socket_beside(endpoint.group, endpoint.sockets))
     return server
 
 
