@@ -71,7 +71,14 @@ def _kept(configuration: Configuration, by_name: Mapping[str, Endpoint]) -> tupl
             left.append(
                 f"listener {shown(listener.name)} is served on port {before.port} on; {setting} needs a restart"
             )
-        kept.append(replace(listener, port=before.port, port_setting=before.port_setting))
+        if listener.metrics != before.metrics:
+            wanted, now = (
+                f"on port {at.port} of {at.host}" if at else "off" for at in (listener.metrics, before.metrics)
+            )
+            left.append(
+                f"listener {shown(listener.name)}: its metrics are {now}; to have them {wanted} needs a restart"
+            )
+        kept.append(replace(listener, port=before.port, port_setting=before.port_setting, metrics=before.metrics))
     names = {each.name for each in configuration.listeners}
     left += [
         f"listener {shown(each)} is gone; it is served on until a restart" for each in by_name if each not in names

@@ -16,7 +16,18 @@ import msgspec
 import setproctitle
 
 from app import VERSION
-from app.launcher import child, descriptors, granian_server, loading, log, memory, signals, sockets, supervisor
+from app.launcher import (
+    child,
+    descriptors,
+    granian_server,
+    loading,
+    log,
+    memory,
+    metrics,
+    signals,
+    sockets,
+    supervisor,
+)
 from app.launcher.draining import Application
 from app.launcher.server_process import Endpoint, Work
 from app.service import catalogue
@@ -50,12 +61,12 @@ def preflight(
     for line in lines:
         log.warn(line)
     sockets.check_host(configuration.host_setting, server.host)
+    if (first := configuration.listeners[0].metrics) is not None:
+        sockets.check_host(first.host_setting, first.host)
     endpoints = []
     for listener, pair in zip(configuration.listeners, pairs, strict=True):
-        group = sockets.ReuseportGroup(server, listener)
-        stack.callback(group.close)
+        group, bound = _bound(server, listener, stack, is_check=is_check)
         application = applications[listener.application]
-        bound = _bind_or_note(group, server.workers) if is_check else group.bind(server.workers)
         endpoints.append(Endpoint(server, listener, pair, application, group, bound, data[listener.application]))
         try_pair(endpoints[-1])
     return replace(configuration, server=server), endpoints
@@ -156,15 +167,32 @@ def _pair(listener: Listener, host: str, stack: ExitStack) -> certificate.Pair |
     return pair
 
 
-def _bind_or_note(group: sockets.ReuseportGroup, number: int) -> Sequence[socket.socket]:
-    """Bind as ReuseportGroup.bind does; if the port is taken say so, and return nothing."""
+def _bound(
+    server: Server, listener: Listener, stack: ExitStack, *, is_check: bool
+) -> tuple[sockets.ReuseportGroup, Sequence[socket.socket]]:
+    """Bind a listener's port, and that of its metrics; a port that is taken is only noted if this `is_check`."""
+    group = sockets.ReuseportGroup(server, listener)
+    of_metrics = metrics.group_of_metrics(server, listener)
+    if of_metrics is not None and not is_check:
+        group = metrics.GroupWithMetrics(server, listener, of_metrics)
+    stack.callback(group.close)
+    if not is_check:
+        return group, group.bind(server.workers)
+    _bind_or_note(group, server.workers)
+    if of_metrics is not None:
+        stack.callback(of_metrics.close)
+        _bind_or_note(of_metrics, 1)
+    return group, ()
+
+
+def _bind_or_note(group: sockets.ReuseportGroup, number: int) -> None:
+    """Bind as ReuseportGroup.bind does; if the port is taken say so."""
     try:
-        return group.bind(number)
+        group.bind(number)
     except ConfigurationError as error:
         if not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.EADDRINUSE:
             raise
         log.warn(f"note: {error}; all is well if an instance of this service holds it")
-        return ()
 
 
 def try_pair(endpoint: Endpoint) -> None:

@@ -22,7 +22,14 @@ def address(host: str, port: int) -> str:
 
 
 def describe(configuration: Configuration, listener: Listener, pair: Pair | None) -> str:
-    """Return the line that says what a listener serves."""
+    """Return the line that says what a listener serves, and where its metrics are."""
+    at = listener.metrics
+    return _served(configuration, listener, pair) + (
+        f"; metrics at http://{address(at.host, at.port)}/metrics" if at else ""
+    )
+
+
+def _served(configuration: Configuration, listener: Listener, pair: Pair | None) -> str:
     server = configuration.server
     workers = f"{server.workers} worker{'s' if server.workers > 1 else ''}"
     if not listener.application.is_bundled:

@@ -33,10 +33,13 @@ def connection_limit(configuration: Configuration) -> tuple[int, str | None]:
     if hard == resource.RLIM_INFINITY:
         return server.backpressure, None
     # During a renewal a listener has two sockets for each worker, and all of them are the launcher's, too.
-    # A server process has a socket and two pipes for each worker.
+    # A server process has a socket and two pipes for each worker, and if there are metrics another pipe of both ends, and
+    # a thread with four; a worker that replaces another inherits one of these of each.
+    metered = configuration.listeners[0].metrics is not None
     others = inherited()
-    of_launcher = max(len(configuration.listeners) + 1, 3) * server.workers + LAUNCHER_DESCRIPTORS + others
-    of_worker = WORKER_DESCRIPTORS + others
+    of_launcher = max(len(configuration.listeners) + 1, 9 if metered else 3) * server.workers
+    of_launcher += LAUNCHER_DESCRIPTORS + others
+    of_worker = WORKER_DESCRIPTORS + (server.workers if metered else 0) + others
     needed, room = max(of_launcher, of_worker + 1), hard - of_worker
     remedy = "raise it (ulimit -Hn, --ulimit nofile, LimitNOFILE)"
     if needed > hard:

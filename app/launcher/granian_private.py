@@ -1,6 +1,6 @@
 """Granian's server and worker, changed by overriding private names.
 
-These are all that is used, but for those of app/launcher/granian_worker.py and pair_trial.py. They are checked when this module is imported,
+These are all that is used, but for those of app/launcher/granian_worker.py, granian_metrics.py and pair_trial.py. They are checked when this module is imported,
 and tests/launcher/test_granian_contract.py tries each:
 
 - `granian._granian.SocketHolder(descriptor, is_unix, backlog)`: a socket that is there already.
@@ -8,7 +8,7 @@ and tests/launcher/test_granian_contract.py tries each:
 - `._spawn_worker(idx, ...)`: overridden, to give a worker its own socket.
 - `._respawn_workers(workers, ..., delay)`: overridden, as it takes a second death for a crash loop.
 - `._drop_shared_socket()`, `._stop_workers()`: overridden, to close the sockets, and to wait for all workers.
-- `._start_ipc()`, `._watch_workers_rss()`: overridden: pipes for the metrics alone, and no thread for each look.
+- `._watch_workers_rss()`: overridden: no thread for each look.
 - `._ssp`, `._shd`, `._sso`: the three places in which a worker looks for its socket.
 - `.wrks` with `.birth`, `.interrupt_children`, `.respawned_wrks`, `.workers_rss`, `.rss_signal`,
   `.main_loop_interrupt` (replaced; set, cleared and waited for), `.workers_kill_timeout`, `.interrupt_signal`, `.signal_handler_interrupt`: its state.
@@ -32,13 +32,14 @@ from granian.server import mp
 
 from app.launcher import scheduling
 from app.launcher.draining import STARTUP_FAILED, Interrupt
+from app.launcher.granian_metrics import Exporting
 from app.launcher.granian_worker import PATIENCE, Worker
 from app.launcher.log import event, warn
 from app.launcher.sockets import close
 
 GROWTH_INTERVAL = 2  # seconds between looks at the size of the workers
-METHODS = "_init_shared_socket _respawn_workers _spawn_worker _drop_shared_socket _start_ipc _watch_workers_rss _stop_workers signal_handler_interrupt"
-STATE = "wrks interrupt_children respawned_wrks workers_rss rss_signal main_loop_interrupt workers_kill_timeout interrupt_signal _ssp _shd"
+METHODS = "_init_shared_socket _respawn_workers _spawn_worker _drop_shared_socket _start_ipc _start_metrics _watch_workers_rss _stop_workers signal_handler_interrupt"
+STATE = "_metrics _metrics_exporter metrics_enabled wrks interrupt_children respawned_wrks workers_rss rss_signal main_loop_interrupt workers_kill_timeout interrupt_signal _ssp _shd"
 YOUNG, YOUNG_DEATHS = 1.5, 4  # seconds that a worker lives if it cannot even start; deaths of this kind in a row
 
 
@@ -50,7 +51,7 @@ def lacking(name: str) -> str:
 def check_granian() -> None:
     """Raise RuntimeError if this Granian lacks a private name that is used here."""
     for owner, names in (
-        (_granian, "SocketHolder WorkerSignal ASGIWorker"),
+        (_granian, "SocketHolder WorkerSignal ASGIWorker IPCReceiverHandle"),
         (_futures, "_CBSchedulerAIO"),
         (mp, "_new_cbscheduler _future_watcher_wrapper"),
         (Granian, METHODS),
@@ -75,7 +76,7 @@ def schedule_by(how: Callable[[asyncio.AbstractEventLoop, Context, scheduling.Ca
     mp._new_cbscheduler = lambda loop, call, **_: Scheduler(loop, call, None, None, None)  # type: ignore[attr-defined]  # noqa: SLF001
 
 
-class Server(Granian):  # type: ignore[misc, valid-type]  # either of two classes, by the interpreter
+class Server(Exporting):
     """Granian on sockets that were bound before it: connections wait in them while a worker is replaced."""
 
     sockets: Sequence[socket.socket]
@@ -95,13 +96,6 @@ class Server(Granian):  # type: ignore[misc, valid-type]  # either of two classe
 
     def _init_shared_socket(self) -> None:
         self._ssp = self._shd = self._sso = None
-
-    def _start_ipc(self) -> None:
-        if self.metrics_enabled:
-            super()._start_ipc()
-        else:
-            self._ipc: dict[int, object] = {}
-            self._ipc_sig = _granian.WorkerSignal()
 
     def _watch_workers_rss(self) -> None:
         self.main_loop_interrupt.timeout = GROWTH_INTERVAL

@@ -15,7 +15,7 @@ from granian.constants import HTTPModes, Interfaces, Loops
 from granian.http import HTTP1Settings, HTTP2Settings
 from granian.log import LogLevels
 
-from app.launcher import granian_private, loading, log, memory, pair_trial, scheduling, signals
+from app.launcher import granian_private, loading, log, memory, metrics, pair_trial, scheduling, signals
 from app.launcher.child import die_with, title
 from app.launcher.descriptors import end_when_starved
 from app.launcher.draining import CLOSE_NOTICE, DRAIN, Application, Draining
@@ -179,6 +179,7 @@ def _build(endpoint: Endpoint, settings: Server) -> granian_private.Server:
     )
     server.sockets = endpoint.sockets
     server.growth = settings.worker_growth
+    server.export_on(metrics.socket_beside(endpoint.group, endpoint.sockets))
     return server
 
 

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from app.launcher import probe
 from app.launcher.child import Child
 from app.launcher.draining import CLOSE_NOTICE, DRAIN, Application
-from app.launcher.sockets import ReuseportGroup, close_from_the_last
+from app.launcher.sockets import ReuseportGroup
 from app.settings.certificate import Pair
 from app.settings.config import Listener
 from app.settings.tables import Server
@@ -104,7 +104,7 @@ class ServerProcess:
             os.setsid()  # a Ctrl-C on the terminal is the launcher's to handle, and `kill` ends a whole group
             signal.signal(DRAIN, signal.SIG_DFL)  # until Granian handles it
             for group in groups:
-                close_from_the_last([each for each in group.held if each not in self.endpoint.sockets])
+                group.close_but(self.endpoint.sockets if group is self.endpoint.group else ())
             serve(self.endpoint)
 
         self._server = Child(work)
@@ -118,7 +118,7 @@ class ServerProcess:
         def work() -> None:
             for group in groups:
                 if group is not self.endpoint.group:
-                    close_from_the_last(group.held)
+                    group.close_but()
             _ask_each_worker(self.endpoint, clients_to, seconds, self._error)
 
         self._prober = Child(work)

@@ -20,7 +20,7 @@ SOURCE = {socket.AF_INET: (12, 20), socket.AF_INET6: (20, 40)}
 Instruction = tuple[int, int, int, int]
 MORE_FILES = "raise the limit on open files (ulimit -n), or lower WORKERS"
 REMEDIES = {
-    errno.EADDRINUSE: "stop what holds it, or choose another port or HOST",
+    errno.EADDRINUSE: "stop what holds it, or choose another port or address",
     errno.EACCES: "choose a port from 1024 on, or allow it (CAP_NET_BIND_SERVICE, net.ipv4.ip_unprivileged_port_start)",
     errno.EMFILE: MORE_FILES,
     errno.ENFILE: MORE_FILES,
@@ -107,7 +107,7 @@ class ReuseportGroup:
 
     def _not_bound(self, error: OSError) -> ConfigurationError:
         reason = f"{self.listener.port_setting}={self.listener.port} cannot be bound on {self.server.host}"
-        remedy = REMEDIES.get(error.errno or 0, "choose another port or HOST")
+        remedy = REMEDIES.get(error.errno or 0, "choose another port or address")
         return ConfigurationError(f"listener {shown(self.listener.name)}: {reason} ({error.strerror}); {remedy}")
 
     def spread(self, sockets: Sequence[socket.socket]) -> None:
@@ -177,6 +177,10 @@ class ReuseportGroup:
         close_from_the_last(sockets)
         self.members = [each for each in self.members if each not in sockets]
         self.held = [each for each in self.held if each not in sockets]
+
+    def close_but(self, sockets: Sequence[socket.socket] = ()) -> None:
+        """Close this process's hold on all but `sockets`, in a process that has a part of the group."""
+        close_from_the_last([each for each in self.held if each not in sockets])
 
     def close(self) -> None:
         """Give up the port, as far as this process holds it."""

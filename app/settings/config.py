@@ -2,7 +2,7 @@
 
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -11,6 +11,7 @@ from app.settings import tables, variables
 from app.settings.application import ApplicationSettings, main_application, of_table
 from app.settings.errors import ConfigurationError, shown
 from app.settings.files import NamedFile
+from app.settings.metrics import Metrics, addresses
 from app.settings.tables import MOST_WORKERS, ListenerTable, LogFormat, Protocol, Server, TlsTable
 
 DEFAULT_PATH = Path(__file__).parents[2] / "server.toml"
@@ -54,6 +55,7 @@ class Listener:
     websockets: bool = False
     trusted_proxies: tuple[Network, ...] = ()
     """Whose X-Forwarded-For and X-Forwarded-Proto are believed."""
+    metrics: Metrics | None = None
 
 
 def needs_client_certificate(listener: Listener) -> bool:
@@ -90,9 +92,9 @@ def path_of(argument: str | None, environment: Mapping[str, str]) -> NamedFile:
 def read(file: NamedFile, environment: Mapping[str, str]) -> Configuration:
     """Read `server.toml` and the variables that override it.
 
-    HOST, WORKERS, LOG_FORMAT, ACCESS_LOG, TLS_CERT, TLS_KEY, SELF_SIGNED, APPLICATION (with _RUNS, _PRELOAD and _FACTORY)
-    and the variable that each listener names for its port. Raises ConfigurationError, which names the file or the
-    variable at fault.
+    HOST, WORKERS, LOG_FORMAT, ACCESS_LOG, METRICS_PORT, METRICS_HOST, TLS_CERT, TLS_KEY, SELF_SIGNED, APPLICATION (with
+    _RUNS, _PRELOAD and _FACTORY) and the variable that each listener names for its port. Raises ConfigurationError,
+    which names the file or the variable at fault.
     """
     path = file.path
     read = tables.decode(path, file.read(LARGEST, "name a readable server.toml"))
@@ -103,6 +105,9 @@ def read(file: NamedFile, environment: Mapping[str, str]) -> Configuration:
         if table.enabled or variables.text(environment, table.port_variable)
     )
     _check_listeners(path, listeners)
+    ports = {each.name: (each.port_setting, each.port) for each in listeners}
+    places = addresses(read.metrics, path, environment, ports, _host)
+    listeners = tuple(replace(each, metrics=place) for each, place in zip(listeners, places, strict=True))
     host = variables.text(environment, "HOST")
     host_setting = "HOST" if host else f"{shown(path)}: server.host"
     server = msgspec.structs.replace(

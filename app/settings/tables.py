@@ -76,12 +76,20 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     workers: Workers = msgspec.field(default_factory=_available_cpus)
 
 
+class MetricsTable(msgspec.Struct, forbid_unknown_fields=True):
+    """The `[metrics]` table: where the metrics of the first listener are; each further one has the next port."""
+
+    port: Port | None = None
+    host: str = "127.0.0.1"
+
+
 class ServerFile(msgspec.Struct, forbid_unknown_fields=True):
     """The whole of `server.toml`."""
 
     server: Server
     listener: Annotated[list[ListenerTable], msgspec.Meta(min_length=1)]
     application: ApplicationTable | None = None
+    metrics: MetricsTable | None = None
 
 
 LONGEST = 1024

@@ -70,3 +70,12 @@ def free_ports(number: int) -> list[int]:
 
 def free_port() -> int:
     return free_ports(1)[0]
+
+
+def free_row(number: int) -> int:
+    """Return the first of that many free ports in a row."""
+    row = free_ports(1)
+    while len(row) < number:
+        (port,) = free_ports(1)
+        row = [*row, port] if port == row[-1] + 1 else [port]
+    return row[0]

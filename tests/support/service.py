@@ -162,8 +162,10 @@ class Service:
     def gone(self, deadline: float = 5.0) -> None:
         """Fail unless every process of it ends, and all its ports are free, within `deadline` seconds."""
 
+        ports = [each.port for each in (*self.listeners, *(each.metrics for each in self.listeners)) if each]
+
         def nothing_is_left() -> bool:
-            return not any(map(is_running, self.descendants)) and all(is_free(each.port) for each in self.listeners)
+            return not any(map(is_running, self.descendants)) and all(map(is_free, ports))
 
         wait_until(nothing_is_left, f"the end of {self.descendants}", deadline)
 
