@@ -1,5 +1,6 @@
-"""How much memory the workers may take together: that of the control group that they run in."""
+"""The memory of workers: how much they may take together, and what they share."""
 
+import gc
 from contextlib import suppress
 from pathlib import Path
 
@@ -39,3 +40,10 @@ def be_killed_first() -> None:
     score = Path("/proc/self/oom_score_adj")
     with suppress(OSError):  # a /proc that may not be written to: the kernel goes by size alone
         score.write_text(str(min(1000, int(score.read_text()) + EXPENDABLE)))
+
+
+def share() -> None:
+    """Keep what is loaded in pages that all workers share: their collectors of garbage leave it alone."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()

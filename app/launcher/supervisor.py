@@ -1,12 +1,11 @@
 """The launcher's loop: start the listeners in order, watch, renew and reload them, and stop them together."""
 
-import gc
 import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from app.launcher import signals
+from app.launcher import memory, signals
 from app.launcher.child import reap_others
 from app.launcher.console import curl, describe, say
 from app.launcher.lifecycle import Lifecycle
@@ -184,9 +183,7 @@ class Supervisor:
                 each.renewal.reload(wanted)
         what = f"{', '.join(changed)} will be served anew" if changed else "no setting has changed"
         event(f"reload: {what}; {reloaded.sources}")
-        gc.unfreeze()
-        gc.collect()
-        gc.freeze()  # as at the start
+        memory.share()
 
     def _stop(self, reason: str) -> None:
         self._end_trial()
@@ -245,7 +242,7 @@ def run(
     launcher's from here on. Raises ConfigurationError as Supervisor.run does.
     """
     signals.take_over()
-    gc.freeze()  # what is loaded stays in pages that all workers share
+    memory.share()
     supervisor = Supervisor(configuration, endpoints, work, example, reload)
     try:
         return supervisor.run()
