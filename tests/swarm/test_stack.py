@@ -9,6 +9,7 @@ import trustme
 
 from bench import oracle
 from bench.campaign import lost
+from bench.proc import descendants
 from bench.verified_load import Tally
 from tests.support.certificates import issue, leaf_of
 from tests.support.container import docker
@@ -32,7 +33,7 @@ def test_every_replica_gets_traffic_on_both_ports(stack: Stack) -> None:
         served = {name: number - counts[name] for name, number in stack.servers(backend).items()}
         print(f"{backend}: {served}")
         assert len(served) == 3
-        assert min(served.values()) > max(served.values()) / 2
+        assert min(served.values()) > sum(served.values()) / 10  # a busy one gets fewer: leastconn
 
 
 def test_the_published_ports_serve_it(stack: Stack, trust: ssl.SSLContext) -> None:
@@ -95,10 +96,10 @@ def test_a_killed_replica_costs_only_what_it_had_over_tls(stack: Stack) -> None:
 
 def test_a_stopped_replica_is_replaced(stack: Stack) -> None:
     (victim, *_) = containers(SERVICE)
-    processes = [int(line) for line in docker("top", victim, "-eo", "pid").splitlines()[1:]]
+    launcher = int(docker("inspect", "-f", "{{.State.Pid}}", victim))
     begin = time.monotonic()
     with loaded(stack) as loads:
-        freeze(*processes)
+        freeze(launcher, *descendants(launcher))  # not the health check, which ends by itself
         wait_until(lambda: "unhealthy" in docker("inspect", "-f", "{{.State.Health.Status}}", victim), "unhealthy", 60)
         print(f"unhealthy after {time.monotonic() - begin:.1f} s")
         wait_until(lambda: victim not in containers(SERVICE), "its end", 60)
