@@ -1,8 +1,10 @@
 """The servers that are measured. Adding one: a row in SUBJECTS, its command above it, its package in results.py."""
 
 import shutil
+import socket
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +52,7 @@ def variant(name: str) -> str:
     return f"bench.variants:{name.replace('-', '_')}"
 
 
-def _launcher(application: str | None = None, runs: str = "inline") -> Command:
+def _launcher(application: str | None = None, runs: str = "inline", *, metrics: bool = False) -> Command:
     """Serve the service, or another application, on the launcher's own settings; the other listeners are idle."""
 
     def command(place: Place) -> tuple[list[str], dict[str, str]]:
@@ -70,9 +72,21 @@ def _launcher(application: str | None = None, runs: str = "inline") -> Command:
             environment["SELF_SIGNED"] = "1"  # the TLS listener, which is idle, makes a pair
         if served := application or (ARENA_APPLICATION if place.profile in ARENA else None):
             environment |= {"APPLICATION": served, "APPLICATION_RUNS": runs, "APPLICATION_PRELOAD": "true"}
+        if metrics:
+            environment["METRICS_PORT"] = str(_row_of_free_ports(1 + len(others)))
         return [sys.executable, "-m", "app"], environment
 
     return command
+
+
+def _row_of_free_ports(number: int) -> int:
+    """Return the first of that many free ports in a row."""
+    while True:
+        (first,) = free_ports(1)
+        with ExitStack() as stack, suppress(OSError, OverflowError):
+            for port in range(first, first + number):
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+            return first
 
 
 def _uvicorn(application: str | None = None) -> Command:
@@ -204,6 +218,7 @@ SUBJECTS = (
     Subject(
         "without-freeze", "this service after gc.unfreeze in the worker", _launcher(variant("thawed")), ("choices",)
     ),
+    Subject("with-metrics", "this service with METRICS_PORT", _launcher(metrics=True), ("choices",)),
     *(
         Subject(name, "this service with another compressor", _launcher(variant(name)), ("compressors",))
         for name in CANDIDATES

@@ -4,6 +4,7 @@ import errno
 import functools
 import os
 import resource
+import stat
 import threading
 import time
 from pathlib import Path
@@ -34,7 +35,7 @@ def connection_limit(configuration: Configuration) -> tuple[int, str | None]:
         return server.backpressure, None
     # During a renewal a listener has two sockets for each worker, and all of them are the launcher's, too.
     # A server process has a socket and two pipes for each worker, and if there are metrics another pipe of both ends, and
-    # a thread with four; a worker that replaces another inherits one of these of each.
+    # a thread with four, one of which a worker that replaces another inherits of each thread.
     metered = configuration.listeners[0].metrics is not None
     others = inherited()
     of_launcher = max(len(configuration.listeners) + 1, 9 if metered else 3) * server.workers
@@ -66,29 +67,36 @@ def inherited() -> int:
 
 def open_descriptors() -> frozenset[int]:
     """Return the descriptors that this process has open."""
-    return frozenset(each for each in (int(path.name) for path in Path("/proc/self/fd").iterdir()) if _is_open(each))
+    return frozenset(
+        each for each in (int(path.name) for path in Path("/proc/self/fd").iterdir()) if _kind(each) is not None
+    )
 
 
 def opened_since(before: frozenset[int]) -> list[int]:
-    """Return the descriptors that are open, and were not when `open_descriptors` returned `before`.
+    """Return the pipes and files that are open, and were not when `open_descriptors` returned `before`.
 
-    It needs no descriptor itself. The kernel gives the lowest free numbers, so nothing is far beyond.
+    Sockets and what has no type in the file system (eventfd, epoll) are left out: Granian's threads for metrics open and
+    close them at any time. It needs no descriptor itself. The kernel gives the lowest free numbers, so nothing is far beyond.
     """
     new: list[int] = []
     number = 0
-    while number <= max(before, default=0) + 1 + len(new):
-        if number not in before and _is_open(number):
-            new.append(number)
+    missed = 0  # others' that are open
+    while number <= max(before, default=0) + 1 + len(new) + missed:
+        if number not in before and (kind := _kind(number)) is not None:
+            if kind in {0, stat.S_IFSOCK}:
+                missed += 1
+            else:
+                new.append(number)
         number += 1
     return new
 
 
-def _is_open(descriptor: int) -> bool:
+def _kind(descriptor: int) -> int | None:
+    """Return the type of what is open (inode(7), S_IFMT); None if nothing is, such as the descriptor of a listing."""
     try:
-        os.fstat(descriptor)
-    except OSError:  # it was that of the listing
-        return False
-    return True
+        return stat.S_IFMT(os.fstat(descriptor).st_mode)
+    except OSError:
+        return None
 
 
 def try_threads(number: int) -> None:

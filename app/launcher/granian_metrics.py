@@ -6,7 +6,8 @@ These are the names, checked with those of app/launcher/granian_private.py:
   descriptors for each that a worker would inherit; `._ipc` has `(receiver, what has the sender's descriptor)` for each
   worker, `._ipc_sig` ends the receivers.
 - `._start_metrics()`: overridden, as it would bind the port itself; `._metrics_exporter.run(socket, signal)`,
-  `._metrics_sig`, `.metrics_enabled`, `._metrics`: what it does that with.
+  `_metrics_sig`, `.metrics_enabled`, `._metrics`: what it does that with.
+- `._stop_metrics()`: overridden, to do nothing.
 - `granian._granian.IPCReceiverHandle(worker, descriptor)` with `.run(signal, metrics)`: takes what a worker reports.
 """
 
@@ -91,3 +92,9 @@ class Exporting(Granian):  # type: ignore[misc, valid-type]  # either of two cla
         descriptor = self.metrics_socket.fileno() if self.metrics_socket else -1
         holder = _granian.SocketHolder(descriptor, False, BACKLOG)  # type: ignore[call-arg]  # noqa: FBT003
         self._metrics_exporter.run(holder, self._metrics_sig)
+
+    def _stop_metrics(self) -> None:
+        """Let the exporter go on until the process ends: a drain can be watched, and no connection of its is dropped.
+
+        Ending it while a scrape is under way is a panic of pyo3's (docs/upstream.md, v).
+        """

@@ -38,7 +38,7 @@ from app.launcher.log import event, warn
 from app.launcher.sockets import close
 
 GROWTH_INTERVAL = 2  # seconds between looks at the size of the workers
-METHODS = "_init_shared_socket _respawn_workers _spawn_worker _drop_shared_socket _start_ipc _start_metrics _watch_workers_rss _stop_workers signal_handler_interrupt"
+METHODS = "_init_shared_socket _respawn_workers _spawn_worker _drop_shared_socket _start_ipc _start_metrics _stop_metrics _watch_workers_rss _stop_workers signal_handler_interrupt"
 STATE = "_metrics _metrics_exporter metrics_enabled wrks interrupt_children respawned_wrks workers_rss rss_signal main_loop_interrupt workers_kill_timeout interrupt_signal _ssp _shd"
 YOUNG, YOUNG_DEATHS = 1.5, 4  # seconds that a worker lives if it cannot even start; deaths of this kind in a row
 

@@ -108,7 +108,7 @@ def test_promtool_accepts_the_scrape_configuration_and_the_alerts() -> None:
 @needs_promtool
 def test_promtool_accepts_the_expressions_of_the_dashboard(tmp_path: Path) -> None:
     asked = [each["expr"] for panel in panels() for each in panel["targets"]]
-    recorded = [{"record": "x", "expr": each.replace("$__rate_interval", "1m")} for each in asked]
+    recorded = [{"record": f"x{i}", "expr": each.replace("$__rate_interval", "1m")} for i, each in enumerate(asked)]
     path = tmp_path / "rules.yml"
     path.write_text(yaml.safe_dump({"groups": [{"name": "x", "rules": recorded}]}))
     result = subprocess.run(["promtool", "check", "rules", path], capture_output=True, text=True, check=False)

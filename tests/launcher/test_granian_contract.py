@@ -5,6 +5,7 @@ import asyncio
 import os
 import re
 import resource
+import select
 import socket
 import sys
 import threading
@@ -21,8 +22,8 @@ from granian import Granian, _futures, _granian
 from granian.constants import Interfaces
 from granian.server import common, mp
 
-from app.launcher import granian_private, granian_worker
-from app.launcher.descriptors import open_descriptors
+from app.launcher import granian_metrics, granian_private, granian_worker
+from app.launcher.descriptors import open_descriptors, opened_since
 from app.launcher.granian_private import Server, check_granian, schedule_by
 from app.launcher.granian_worker import Worker
 from app.launcher.scheduling import Call, Schedule, watched
@@ -31,6 +32,7 @@ from tests.support.ports import free_port
 
 Trace = Any  # a tracing function returns itself
 OVERRIDDEN = ("_init_shared_socket", "_spawn_worker", "_drop_shared_socket", "_start_ipc", "_watch_workers_rss")
+OF_METRICS = ("_start_metrics", "_stop_metrics")
 
 
 @pytest.fixture
@@ -45,13 +47,16 @@ def made() -> Iterator[Server]:
 
 def test_every_name_of_the_docstring_exists(made: Server) -> None:
     made._init_shared_socket()
-    names = re.findall(r"`\.([a-z_]+)", (granian_private.__doc__ or "") + (granian_worker.__doc__ or ""))
+    made._start_ipc()
+    documented = f"{granian_private.__doc__}{granian_worker.__doc__}{granian_metrics.__doc__}"
+    names = re.findall(r"`\.([a-z_]+)", documented)
     assert {"_watch", "_watcher", "inner", "birth"} <= set(names)
     assert {"_spawn_worker", "_sso", "wrks", "rss_signal", "signal_handler_interrupt"} <= set(names)
     worker = mp.WorkerProcess(made, 0, None, ())  # type: ignore[no-untyped-call]
     for name in names:
-        assert hasattr(made, name) or hasattr(worker, name), name
-    for name in OVERRIDDEN:
+        owners = (made, worker, _granian.IPCReceiverHandle)
+        assert any(hasattr(each, name) for each in owners), name
+    for name in (*OVERRIDDEN, *OF_METRICS):
         assert getattr(Server, name) is not getattr(Granian, name)
 
 
@@ -64,7 +69,8 @@ def test_every_name_of_the_docstring_exists(made: Server) -> None:
         (_futures, "_CBSchedulerAIO"),
         (mp, "_new_cbscheduler"),
         (mp, "_future_watcher_wrapper"),
-        *((Granian, name) for name in (*OVERRIDDEN, "_stop_workers", "signal_handler_interrupt")),
+        (_granian, "IPCReceiverHandle"),
+        *((Granian, name) for name in (*OVERRIDDEN, *OF_METRICS, "_stop_workers", "signal_handler_interrupt")),
         *((mp.WorkerProcess, name) for name in ("start", "_watch", "terminate")),
     ],
 )
@@ -75,6 +81,18 @@ def test_a_name_that_is_missing_is_reported(monkeypatch: pytest.MonkeyPatch, own
             monkeypatch.delattr(each, name)
     with pytest.raises(RuntimeError, match=rf"granian {granian.__version__} lacks [\w.]+\.{name}; see app/launcher/"):
         check_granian()
+
+
+def test_what_a_fork_opens_is_told_from_what_the_threads_for_metrics_open() -> None:
+    """They accept connections meanwhile, and close them: a worker that took one for a pipe of another would end."""
+    before = open_descriptors()
+    with socket.socket(), closing(select.epoll()):
+        pipe = os.pipe()
+        try:
+            assert opened_since(before) == sorted(pipe)
+        finally:
+            for each in pipe:
+                os.close(each)
 
 
 def test_a_socket_holder_holds_a_socket_that_is_there_already(made: Server) -> None:

@@ -24,8 +24,8 @@ from bench import oracle
 from tests.support.configuration import SERVER_TOML, configured
 from tests.support.http1 import exchange, get_on_new_connection
 from tests.support.metrics import Samples, metrics_url, reported, scrape, total
-from tests.support.ports import free_port, free_row, is_free
-from tests.support.processes import ROOT, is_running, open_files, wait_until
+from tests.support.ports import free_port, free_row, is_free, is_refused
+from tests.support.processes import ROOT, have_been_read, is_running, open_files, wait_until
 from tests.support.renewals import Renewing
 from tests.support.service import Launch, Service
 
@@ -193,6 +193,28 @@ def test_scrapers_keep_no_stop_from_ending(metered: Service) -> None:
     assert metered.errors.read_text() == ""
     for each in connections:
         each.close()
+
+
+def test_metrics_are_told_while_the_service_drains_and_scrapes_at_the_end_print_nothing(
+    launch: Launch, tmp_path: Path, pair: dict[str, str]
+) -> None:
+    text = SERVER_TOML.replace("stop_deadline = 3", "stop_deadline = 30")
+    service = launch(configured(tmp_path, text), METRICS_PORT=str(free_row(2)), **pair).ready()
+    with (
+        socket.create_connection(("127.0.0.1", service.port), timeout=10) as client,
+        scraping(metrics_url(service, "json")) as scraper,
+    ):
+        client.sendall(REQUEST[:-2])
+        wait_until(lambda: have_been_read(client), "half a request")
+        service.signal(signal.SIGTERM)
+        wait_until(lambda: is_refused(service.port), "the drain")
+        told = len(scraper.samples)
+        wait_until(lambda: len(scraper.samples) > told + 3, "scrapes after that")
+        client.sendall(REQUEST[-2:])
+        assert client.recv(100).startswith(b"HTTP/1.1 404")
+        assert service.wait(30) == 0
+    service.gone()
+    assert service.errors.read_text() == ""
 
 
 @pytest.mark.xdist_group("load")
