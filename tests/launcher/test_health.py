@@ -64,7 +64,7 @@ def test_it_asks_as_a_reload_has_it(launch: Launch, pair_folder: Path, tmp_path:
     tls = text[text.index("[listener.tls]") : text.index("# client_authority")]
     configured(tmp_path, text + tls)
     service.signal(signal.SIGHUP)
-    wait_until(lambda: service.output.read_text().count("reloaded: ") == 1, "json over TLS", 20)
+    wait_until(lambda: service.errors.path.read_text().count(" reloaded: ") == 1, "json over TLS", 20)
     wait_until(lambda: health_check(service.process.pid) == (0, ""), "responses over TLS")
     service.stop()
 

@@ -127,7 +127,9 @@ def test_listeners_that_come_go_or_move_need_a_restart(launch: Launch, tmp_path:
     assert "reload: listener json-tls is gone; it is served on until a restart" in said
     configured(tmp_path, text)
     service.signal(signal.SIGHUP)
-    wait_until(lambda: service.output.read_text().count("reload: no setting has changed") == 2, "another reload", 20)
+    wait_until(
+        lambda: service.errors.path.read_text().count("reload: no setting has changed") == 2, "another reload", 20
+    )
     assert service.server_processes == processes
     service.stop()
 
