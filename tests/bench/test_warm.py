@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -57,6 +58,14 @@ def test_responses_whose_status_was_not_read_are_read_by_bytes() -> None:
     assert parse(OUTPUT, unread, load, BODY, []).rps == 8000
     with pytest.raises(MeasurementError):
         parse(OUTPUT, unread, load, 201, [])
+
+
+def test_a_status_that_was_not_read_among_others_is_no_error() -> None:
+    some = replace(responses(), statuses={"0", "200"})
+    assert parse(OUTPUT, some, Load(8), BODY, []).rps == 8000
+    for statuses in ({"0", "404"}, {"0", "200", "500"}):
+        with pytest.raises(MeasurementError, match="statuses"):
+            parse(OUTPUT, replace(some, statuses=statuses), Load(8), BODY, [])
 
 
 def test_the_log_is_read(tmp_path: Path) -> None:
