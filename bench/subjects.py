@@ -63,13 +63,11 @@ def _launcher(application: str | None = None, runs: str = "inline", *, metrics: 
         environment = {
             measured.port_variable or "PORT": str(place.port),
             "WORKERS": str(place.workers),
-            "SELF_SIGNED": "1",
+            "SELF_SIGNED": "1",  # over plaintext the TLS listener, which is idle, makes a pair
         }
         environment |= {name: str(port) for name, port in zip(others, free_ports(len(others)), strict=True)}
         if place.tls:
             environment |= {"TLS_CERT": str(place.certificate), "TLS_KEY": str(place.key)}
-        else:
-            environment["SELF_SIGNED"] = "1"  # the TLS listener, which is idle, makes a pair
         if served := application or (ARENA_APPLICATION if place.profile in ARENA else None):
             environment |= {"APPLICATION": served, "APPLICATION_RUNS": runs, "APPLICATION_PRELOAD": "true"}
         if metrics:

@@ -1,7 +1,7 @@
 """Granian's server and worker, changed by overriding private names.
 
-These are all that is used, but for those of app/launcher/granian_worker.py, granian_metrics.py and pair_trial.py. They are checked when this module is imported,
-and tests/launcher/test_granian_contract.py tries each:
+These are all that is used, but for those of app/launcher/granian_worker.py, granian_metrics.py and pair_trial.py. They
+are checked when this module is imported, and tests/launcher/test_granian_contract.py tries each:
 
 - `granian._granian.SocketHolder(descriptor, is_unix, backlog)`: a socket that is there already.
 - `granian.server.common.AbstractServer._init_shared_socket`: overridden, as it would bind the port itself.
@@ -80,7 +80,6 @@ class Server(Exporting):
     """Granian on sockets that were bound before it: connections wait in them while a worker is replaced."""
 
     sockets: Sequence[socket.socket]
-    spawning: int
     growth: int  # MiB that a worker may grow by
     former: Worker | None = None  # the last that was replaced, or is being replaced
 

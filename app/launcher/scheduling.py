@@ -30,8 +30,8 @@ Call = Callable[[Any], Coro]
 Schedule = Callable[[Any], None]
 """Run a request: it gets Granian's watcher of it, from which `Call` makes the coroutine."""
 
-
 _waiting: set["Waiting"] = set()
+"""What `requests_done` waits for beside the loop's tasks."""
 
 
 class WaitsInlineError(RuntimeError):
@@ -101,7 +101,7 @@ class Waiting:
                     self.loop.call_soon_threadsafe(self._move, awaited)
                     return
                 if of_granian:
-                    _waiting.add(self)
+                    _waiting.add(self)  # it cannot be there already: this thread will have it
                     awaited.add_done_callback(self)
                     return
                 awaited = self.context.run(self.coroutine.throw, WaitsInlineError(f"it waits for {awaited!r}"))

@@ -10,7 +10,7 @@ STOP = {signal.SIGTERM, signal.SIGINT}
 """What asks to stop; SIGHUP is added by `block` if it says that a terminal is gone."""
 TAKEN = STOP | {signal.SIGCHLD, signal.SIGHUP}
 IGNORED = {signal.SIGPIPE, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTOU, signal.SIGTTIN}
-"""SIGUSR1 and SIGUSR2 are for its server processes; a terminal may stop who writes in the background by SIGTTOU."""
+"""SIGUSR1 and SIGUSR2 are an application's to take, not the launcher's; a terminal may stop who writes in the background by SIGTTOU."""
 
 
 def block() -> None:

@@ -181,7 +181,7 @@ class Supervisor:
             if not wanted.serves_like(each.endpoint):
                 changed.append(wanted.listener.name)
                 each.renewal.reload(wanted)
-        what = f"{', '.join(changed)} will be served anew" if changed else "no setting has changed"
+        what = f"{', '.join(changed)} will be served anew" if changed else "nothing that can be reloaded has changed"
         event(f"reload: {what}; {reloaded.sources}")
         memory.share()
 

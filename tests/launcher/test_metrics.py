@@ -244,7 +244,9 @@ def test_metrics_that_are_switched_on_off_or_moved_need_a_restart(launch: Launch
         service.signal(signal.SIGHUP)
         line = f"reload: listener json-tls: {now} {said} needs a restart"
         wait_until(lambda line=line: line in service.report(), line, 20)  # type: ignore[misc]
-        wait_until(lambda: "reload: no setting has changed" in service.report(), "the end of the reload", 20)
+        wait_until(
+            lambda: "reload: nothing that can be reloaded has changed" in service.report(), "the end of the reload", 20
+        )
         assert scrape(metrics_url(service, "json-tls"))["granian_workers_spawns"] == {"": 2}
     service.stop()
 

@@ -28,7 +28,7 @@ def waits_for(service: Service, line: str) -> None:
 def has_changed_nothing(service: Service, processes: list[int]) -> None:
     """Reload what is served: when that has been found to be the same, a replacement would have been started."""
     service.signal(signal.SIGHUP)
-    waits_for(service, "reload: no setting has changed")
+    waits_for(service, "reload: nothing that can be reloaded has changed")
     assert service.server_processes == processes
 
 
@@ -117,7 +117,7 @@ def test_listeners_that_come_go_or_move_need_a_restart(launch: Launch, tmp_path:
     processes = service.server_processes
     moved = SERVER_TOML.replace("port = 8080", f"port = {other}").replace('name = "json-tls"', 'name = "renamed"')
     reloaded(service, tmp_path, moved)
-    waits_for(service, "reload: no setting has changed")
+    waits_for(service, "reload: nothing that can be reloaded has changed")
     said = service.errors.read_text()
     assert (
         f"reload: listener json is served on port {port} on; {tmp_path}/server.toml: port={other} needs a restart"
@@ -128,7 +128,9 @@ def test_listeners_that_come_go_or_move_need_a_restart(launch: Launch, tmp_path:
     configured(tmp_path, text)
     service.signal(signal.SIGHUP)
     wait_until(
-        lambda: service.errors.path.read_text().count("reload: no setting has changed") == 2, "another reload", 20
+        lambda: service.errors.path.read_text().count("reload: nothing that can be reloaded has changed") == 2,
+        "another reload",
+        20,
     )
     assert service.server_processes == processes
     service.stop()

@@ -98,6 +98,8 @@ def test_a_trial_that_is_killed_changes_nothing(launch: Launch, pair: dict[str, 
     assert not is_running(trial)
     configured(tmp_path)
     service.signal(signal.SIGHUP)
-    wait_until(lambda: "reload: no setting has changed" in service.errors.path.read_text(), "another reload")
+    wait_until(
+        lambda: "reload: nothing that can be reloaded has changed" in service.errors.path.read_text(), "another reload"
+    )
     assert service.server_processes == processes
     service.stop()
