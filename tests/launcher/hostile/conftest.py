@@ -14,6 +14,7 @@ from bench import oracle
 from tests.support.configuration import SERVER_TOML, configured
 from tests.support.hostile import DEADLINE, Connect
 from tests.support.http1 import get_on_new_connection
+from tests.support.processes import wait_until
 from tests.support.service import Service, serving
 
 
@@ -23,6 +24,8 @@ def service(tmp_path_factory: pytest.TempPathFactory, pair: dict[str, str]) -> I
     folder = tmp_path_factory.mktemp("impatient")
     text = re.sub(r"^(header_read_timeout|unread_timeout) = 30", r"\1 = 1", SERVER_TOML, flags=re.MULTILINE)
     with serving(Service(folder, configured(folder, text), **pair)) as running:
+        # Its last line of the start comes after the listeners are announced, hence perhaps during the first test.
+        wait_until(lambda: "all listeners respond" in running.report(), "the end of the start")
         yield running
 
 
