@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from app.launcher.log import warn
+from app.launcher.log import ListenerLog
 from app.launcher.renewal import Renewal
 from app.launcher.server_process import Endpoint, ListenerError, ServerProcess, State, Work
 from app.launcher.sockets import ReuseportGroup
@@ -50,7 +50,8 @@ class Lifecycle:
         self.current: ServerProcess | None = None
         self.replacement: ServerProcess | None = None
         self.predecessor: ServerProcess | None = None
-        self.renewal = Renewal(work.rejected, self._warn)
+        self.reports = ListenerLog(endpoint.listener.name)
+        self.renewal = Renewal(work.rejected, self.reports)
         self.stop_end: float | None = None
 
     @property
@@ -132,20 +133,23 @@ class Lifecycle:
         self._serves(life.endpoint)
         how = "reloaded" if self.renewal.is_reload else "renewed"
         self.on_serving(life.endpoint, how if self.predecessor is not None else "")
+        if self.predecessor is not None:
+            self.reports.event(
+                f"server process {life.pid} has replaced {self.predecessor.pid}, which finishes its requests"
+            )
 
     def _serves(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self.renewal.served(endpoint)
-
-    def _warn(self, line: str) -> None:
-        warn(line, self.endpoint.listener.name)
 
     def _after_end(self, life: ServerProcess, end: str) -> None:
         if life.state is State.PROVING:
             self._fail(life, f"{end} before it responded")
         elif life is not self.current or self.stop_end is not None:
             if life.state is State.SETTLING:
-                self._warn(f"{end}, replaced already; its connections are lost")
+                self.reports.warn(f"{end}, replaced already; its connections are lost")
+            elif life is self.predecessor:
+                self.reports.event(f"server process {life.pid}, which was replaced, has ended")
             self.release(life)
         elif self.predecessor is not None and self.predecessor.state is State.SETTLING:
             self._fall_back(life, self.predecessor, end)
@@ -162,7 +166,7 @@ class Lifecycle:
         self._serves(predecessor.endpoint)
         self.renewal.failed(life.endpoint, time.monotonic())
         what = "settings" if self.renewal.is_reload else "pair"
-        self._warn(f"{end} after it had replaced another, which serves on with the {what} from before")
+        self.reports.warn(f"{end} after it had replaced another, which serves on with the {what} from before")
 
     def _fail(self, life: ServerProcess, reason: str) -> None:
         if life is self.current:
@@ -195,7 +199,7 @@ class Lifecycle:
         elif life.state is State.DRAINING:
             setting = "drain_deadline" if self.stop_end is None else "stop_deadline"
             late = f"it had not ended after {setting}={getattr(self.settings, setting)} s"
-            self._warn(f"listener {self.endpoint.listener.name} is killed with its workers: {late}")
+            self.reports.warn(f"server process {life.pid} is killed with its workers: {late}")
             self.release(life)
 
     def _renew(self, now: float) -> None:

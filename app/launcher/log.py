@@ -51,6 +51,22 @@ def warn(message: str, listener: str | None = None, details: str = "") -> None:
     _log(logging.WARNING, message, listener, details)
 
 
+class ListenerLog:
+    """What is logged of one listener."""
+
+    def __init__(self, listener: str) -> None:
+        """Log for the listener of that name."""
+        self.listener = listener
+
+    def event(self, message: str) -> None:
+        """Log what happens as it should."""
+        event(message, self.listener)
+
+    def warn(self, message: str) -> None:
+        """Log what deserves a look."""
+        warn(message, self.listener)
+
+
 def error(message: str, listener: str | None = None, details: str = "") -> None:
     """Log what ends something, or keeps it from starting."""
     _log(logging.ERROR, message, listener, details)

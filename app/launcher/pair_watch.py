@@ -3,6 +3,7 @@
 import datetime as dt
 from collections.abc import Callable
 
+from app.launcher.log import ListenerLog
 from app.settings import certificate
 from app.settings.certificate import Content, Pair
 from app.settings.config import PairFiles
@@ -50,7 +51,7 @@ class PairWatch:
         files: PairFiles,
         pair: Pair,
         interval: int,
-        warn: Callable[[str], None],
+        reports: ListenerLog,
         rejected: Callable[[Pair], str | None],
     ) -> None:
         """Watch the files that hold `pair` now; an `interval` of 0 never looks unasked, but for a pair that has `failed`.
@@ -60,7 +61,7 @@ class PairWatch:
         self.files = files
         self.pair = pair
         self.interval = interval
-        self.warn = warn
+        self.reports = reports
         self.rejected = rejected
         self.next_look: float | None = 0.0  # at once: the files may have changed since they were loaded
         self._seen: object = pair.content  # what the files held at the last look, or why they could not be read
@@ -91,7 +92,8 @@ class PairWatch:
         except ConfigurationError as error:
             content = str(error)
         if content == self.pair.content:
-            self._seen, self._changing_since, self._reported = content, None, None
+            self._seen, self._changing_since = content, None
+            self._no_longer_wrong()
             return None
         if content != self._seen or now - self._since < STEADY:
             self._wait(content, now)
@@ -143,6 +145,7 @@ class PairWatch:
             return None
         if pair.served == self.pair.served:
             self.pair = pair  # written otherwise, but the same
+            self._no_longer_wrong()
             return None
         if pair.expired:
             self.report(
@@ -166,5 +169,11 @@ class PairWatch:
     def report(self, reason: str) -> None:
         """Say why the pair on disk is not served; once, until there is another reason, or it is served."""
         if reason != self._reported:
-            self.warn(f"{reason}; the pair from before is served on")
+            self.reports.warn(f"{reason}; the pair from before is served on")
             self._reported = reason
+
+    def _no_longer_wrong(self) -> None:
+        """Say that what was reported is over, without a renewal: the files hold what is served."""
+        if self._reported is not None:
+            self.reports.event(f"{self._names()} hold the pair that is served again")
+            self._reported = None

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+from app.launcher.log import ListenerLog
 from app.launcher.pair_watch import Expiry, PairWatch
 from app.launcher.server_process import Endpoint
 from app.settings.config import PairFiles
@@ -13,10 +14,10 @@ PAUSE = 1.0  # seconds between the end of a predecessor and the look at a pair t
 class Renewal:
     """The reasons for which a listener's server process is replaced."""
 
-    def __init__(self, rejected: Callable[[Endpoint], str | None], warn: Callable[[str], None]) -> None:
+    def __init__(self, rejected: Callable[[Endpoint], str | None], reports: ListenerLog) -> None:
         """Watch nothing yet; `rejected` is that of `Work`."""
         self.rejected = rejected
-        self.warn = warn
+        self.reports = reports
         self.watch: PairWatch | None = None
         self.expiry: Expiry | None = None
         self.is_reload = False  # whether it was a reload that asked for what is tried, or was served last
@@ -33,7 +34,7 @@ class Renewal:
             return
         if self.watch is None or (self.watch.files, self.watch.interval) != (files, interval):
             self.watch = PairWatch(
-                files, pair, interval, self.warn, lambda new: self.rejected(replace(endpoint, pair=new))
+                files, pair, interval, self.reports, lambda new: self.rejected(replace(endpoint, pair=new))
             )
         self.watch.served(pair)
 
@@ -57,7 +58,7 @@ class Renewal:
         A pair that is being written while settings are reloaded is waited for: one replacement then serves both.
         """
         if self.expiry is not None and (line := self.expiry.look(now)):
-            self.warn(line)
+            self.reports.warn(line)
         pair = self.watch.look(now) if self.watch is not None else None
         reloaded = self._reloaded
         if pair is None and (reloaded is None or (self.watch is not None and self.watch.is_settling)):
@@ -86,6 +87,6 @@ class Renewal:
     def report(self, reason: str) -> None:
         """Say why what is wanted is not served."""
         if self.watch is None or self.is_reload:
-            self.warn(f"{reason}; what was served before the reload is served on")
+            self.reports.warn(f"{reason}; what was served before the reload is served on")
         else:
             self.watch.report(reason)

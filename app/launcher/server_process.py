@@ -90,6 +90,11 @@ class ServerProcess:
         self._prober: Child | None = None
         self._error = mmap.mmap(-1, ERROR_SIZE)  # of the process that asks, which shares it
 
+    @property
+    def pid(self) -> int:
+        """Its process; 0 before the start."""
+        return self._server.pid if self._server else 0
+
     def enter(self, state: State, deadline: float | None = None) -> None:
         """Change the state."""
         self.state, self.deadline = state, deadline

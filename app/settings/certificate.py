@@ -30,7 +30,7 @@ from app.settings.pem import certificates
 from app.settings.sealed_file import SealedFile
 
 OPENSSL = "OpenSSL's configuration (openssl.cnf, OPENSSL_CONF)"
-REMEDY = "mount both files readable, or unset TLS_CERT and TLS_KEY and remove the default pair"
+REMEDY = "give both files readable (in a container, mount them), or name others (TLS_CERT, TLS_KEY)"
 CLIENTS_REMEDY = "mount it readable, or remove client_authority and client_revocations"
 Content = tuple[bytes, bytes, bytes | None, bytes | None]
 """What the files of a pair held: certificate, key, and, if they are set, clients' authority and revocations."""

@@ -203,18 +203,19 @@ def _network(prefix: str, text: str) -> Network:
 def _tls(prefix: str, table: TlsTable, folder: Path, environment: Mapping[str, str]) -> SelfSigned | PairFiles:
     """Decide which pair is served: files that are named or present, else one made for this run if that is asked for."""
 
-    def file(variable: str, default: str) -> NamedFile:
-        named = environment.get(variable)
-        text = str(folder / default) if named is None else named
-        return NamedFile.of(f"{prefix} {variable}", text, f"give the path of a file, or unset {variable}")
+    def file(variable: str, setting: str, default: str) -> NamedFile:
+        remedy = "give the path of a file"
+        if (named := environment.get(variable)) is not None:
+            return NamedFile.of(f"{prefix} {variable}", named, f"{remedy}, or unset {variable}")
+        return NamedFile.of(f"{prefix} {setting}", default and str(folder / default), remedy)
 
     def of_clients(setting: str, text: str | None) -> NamedFile | None:
         remedy = f"give the path of a file, or remove {setting}"
         return None if text is None else NamedFile.of(f"{prefix} {setting}", text and str(folder / text), remedy)
 
     pair = PairFiles(
-        file("TLS_CERT", table.certificate),
-        file("TLS_KEY", table.key),
+        file("TLS_CERT", "tls.certificate", table.certificate),
+        file("TLS_KEY", "tls.key", table.key),
         of_clients("client_authority", table.client_authority),
         of_clients("client_revocations", table.client_revocations),
     )
@@ -228,7 +229,8 @@ def _tls(prefix: str, table: TlsTable, folder: Path, environment: Mapping[str, s
     missing = [each.path for each in (pair.certificate, pair.key) if each.path not in present]
     if present and missing:
         raise ConfigurationError(
-            f"{prefix} {shown(present[0])} is there but {shown(missing[0])} is missing; add it, or remove the other"
+            f"{prefix} {shown(present[0])} is there but {shown(missing[0])} is missing; add it"
+            f"{', or remove the other' if asked else ''}"
         )
     if missing and pair.client_authority:
         raise ConfigurationError(

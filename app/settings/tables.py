@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import inspect
 
 from app.settings.errors import ConfigurationError, shown
 
@@ -101,32 +102,63 @@ def decode(path: Path, content: bytes) -> ServerFile:
     """Return the tables of a `server.toml`. Raises ConfigurationError: file, setting, value, way out."""
     if max(map(len, content.split(b"\n"))) > LONGEST:
         raise ConfigurationError(f"{shown(path)} has a line of more than {LONGEST} bytes; shorten it")
-    remedy = "see the project's server.toml for valid settings"
     try:
         tables = msgspec.toml.decode(content)
     except ValueError as error:  # of tomllib, or of an integer with thousands of digits
-        raise ConfigurationError(f"{shown(path)}: {shown(error)}; {remedy}") from error
+        raise ConfigurationError(f"{shown(path)}: {shown(error)}; correct it there (https://toml.io)") from error
     except RecursionError as error:
-        raise ConfigurationError(f"{shown(path)} nests tables too deeply; see the project's server.toml") from error
+        raise ConfigurationError(
+            f"{shown(path)} nests tables too deeply; no setting is deeper than listener.tls.certificate"
+        ) from error
     try:
         return msgspec.convert(tables, ServerFile)
     except msgspec.ValidationError as error:
-        raise ConfigurationError(f"{shown(path)}: {_located(tables, str(error))}; {remedy}") from error
+        raise ConfigurationError(f"{shown(path)}: {_located(tables, str(error))}") from error
 
 
 def _located(tables: Any, error: str) -> str:  # noqa: ANN401 - whatever the file has
-    """Return what msgspec says of `tables`, with the setting, and its value unless that is a table."""
+    """Return what msgspec says of `tables`: the setting, its value unless that is a table, and what may stand there."""
     found = PLACE.fullmatch(error)
-    if found is None:
-        return shown(error)
-    what, place = found.groups()
-    value = tables
+    what, place = found.groups() if found else (error, "")
+    value, wanted = tables, inspect.type_info(ServerFile)
     for key, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", place):
         if index and isinstance(value, list):
             value = value[int(index)]
         else:
             value = value.get(key) if isinstance(value, dict) else None
-    setting = (
-        shown(place) if isinstance(value, dict | list) or value is None else f"{shown(place)} = {shown(repr(value))}"
-    )
-    return f"{setting}: {shown(what)}"
+        wanted = _member(wanted, key)
+    setting = f"{shown(place)} = {shown(repr(value))}" if isinstance(value, str | int | float) else shown(place)
+    return f"{setting + ': ' if place else ''}{shown(what)}; {_way_out(wanted)}"
+
+
+def _member(outer: inspect.Type, key: str) -> inspect.Type:
+    """Return what may stand in a table under `key`, or in a list."""
+    if isinstance(outer, inspect.ListType):
+        return _alone(outer.item_type)
+    fields = outer.fields if isinstance(outer, inspect.StructType) else ()
+    return next((_alone(each.type) for each in fields if each.encode_name == key), outer)
+
+
+def _alone(wanted: inspect.Type) -> inspect.Type:
+    """Return what a setting is if it is there: TOML cannot say None."""
+    types = wanted.types if isinstance(wanted, inspect.UnionType) else (wanted,)
+    return next(each for each in types if not isinstance(each, inspect.NoneType))
+
+
+def _way_out(wanted: inspect.Type) -> str:
+    match wanted:
+        case inspect.StructType():
+            way_out = f"its settings are {', '.join(each.encode_name for each in wanted.fields)}"
+        case inspect.LiteralType():
+            way_out = f"give one of {', '.join(map(str, wanted.values))}"
+        case inspect.IntType():
+            way_out = f"give a whole number from {wanted.ge} to {wanted.le}"
+        case inspect.BoolType():
+            way_out = "give true or false"
+        case inspect.ListType(item_type=inspect.StructType()):
+            way_out = "give one table or more, each with its name in double brackets"
+        case inspect.ListType():
+            way_out = "give a list of texts in quotes"
+        case _:
+            way_out = "give a text in quotes"
+    return way_out

@@ -2,7 +2,7 @@
 
 import errno
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 
 import msgspec
@@ -16,6 +16,7 @@ from app.launcher.sockets import ReuseportGroup
 from app.settings import certificate, config
 from app.settings.config import Listener, PairFiles
 from app.settings.files import NamedFile
+from tests.support.log import KeptLog
 from tests.support.ports import free_port
 from tests.support.processes import ROOT
 
@@ -81,13 +82,9 @@ def replace(one: Lifecycle, monkeypatch: pytest.MonkeyPatch) -> Told:
 
 
 @pytest.fixture
-def warned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    lines: list[str] = []
-    monkeypatch.setattr(lifecycle, "warn", lambda line, _: lines.append(line))
-    warn: Callable[[str], None] = lines.append
-    original: Callable[..., None] = PairWatch.__init__
-    monkeypatch.setattr(PairWatch, "__init__", lambda self, *given: original(self, *given[:3], warn, *given[4:]))
-    return lines
+def warned(made: Lifecycle) -> list[str]:
+    made.reports = made.renewal.reports = reports = KeptLog()
+    return reports.warnings
 
 
 def test_a_replacement_whose_filter_cannot_be_attached_has_failed(

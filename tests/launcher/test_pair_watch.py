@@ -11,6 +11,7 @@ from app.settings.certificate import Pair
 from app.settings.config import PairFiles
 from app.settings.files import NamedFile
 from tests.support.certificates import issue, leaf_of
+from tests.support.log import KeptLog
 
 INTERVAL = 5
 
@@ -23,10 +24,12 @@ class Watched:
         self.folder = issue(authority, folder)
         self.certificate = folder / "server.crt"
         self.files = PairFiles(NamedFile("TLS_CERT", self.certificate), NamedFile("TLS_KEY", folder / "server.key"))
-        self.said: list[str] = []
+        self.log = KeptLog()
+        self.said, self.events = self.log.warnings, self.log.events
         self.tried = 0
         self.outcome: str | OSError | None = None  # of each trial
-        self.watch = PairWatch(self.files, certificate.load(self.files), interval, self.said.append, self.rejected)
+        pair = certificate.load(self.files)
+        self.watch = PairWatch(self.files, pair, interval, self.log, self.rejected)
         assert self.watch.look(0.0) is None  # begins to watch
 
     def rejected(self, _: Pair) -> str | None:
@@ -137,6 +140,12 @@ def test_a_file_that_is_missing_for_a_moment_is_not_reported(watched: Watched) -
         assert not watched.look(now)
     (line,) = watched.said
     assert "cannot be read (No such file or directory)" in line
+    assert watched.events == []
+    watched.certificate.write_bytes(content)
+    for now in (7 * INTERVAL, 8 * INTERVAL):
+        assert not watched.look(now)
+    (line,) = watched.events
+    assert line.endswith("server.key hold the pair that is served again")
 
 
 def test_a_pair_whose_server_process_failed_is_taken_later_and_ever_later(watched: Watched) -> None:

@@ -147,8 +147,14 @@ def test_sighup_renews_at_once_and_interval_0_switches_renewal_off(
     assert service.server_processes == processes
     service.signal(signal.SIGHUP)
     wait_until(lambda: served_leaf(service, trust) == leaf_of(folder), "the new leaf", RENEWED_WITHIN)
+    (new,) = set(service.server_processes) - set(processes)
     service.stop()
     assert service.errors.path.read_text().count("renewed: ") == 1
+    old_one = processes[0]
+    assert [each.message for each in service.errors.records() if "server process" in each.message] == [
+        f"server process {new} has replaced {old_one}, which finishes its requests",
+        f"server process {old_one}, which was replaced, has ended",
+    ]
 
 
 def spoil(kind: str, folder: Path, authority: trustme.CA) -> str:

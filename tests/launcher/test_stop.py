@@ -125,11 +125,12 @@ def test_a_server_process_that_does_not_end_is_killed_at_the_deadline(
 ) -> None:
     text = SERVER_TOML.replace("stop_deadline = 3", "stop_deadline = 1")
     service = launch(configured(tmp_path, text), **pair).ready()
+    server_process = service.server_process_of("json")
     with under_way(service):
         service.signal(signal.SIGTERM)
         assert service.wait() == 0
     service.gone()
-    said = "listener json is killed with its workers: it had not ended after stop_deadline=1 s"
+    said = f"server process {server_process} is killed with its workers: it had not ended after stop_deadline=1 s"
     assert said in service.errors.read_text()
 
 

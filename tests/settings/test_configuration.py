@@ -122,17 +122,32 @@ def test_a_taken_port_is_noted_by_a_check(variable: str, option: int) -> None:
 @pytest.mark.parametrize(
     ("before", "after", "named"),
     [
-        ("backlog = 16384", "backlogg = 16384", ": server: Object contains unknown field `backlogg`; "),
-        ("backlog = 16384", 'backlog = "many"', ": server.backlog = 'many': Expected `int`, got `str`; "),
-        ("backlog = 16384", "backlog = 0", ": server.backlog = 0: Expected `int` >= 1; "),
-        ("backlog = 16384", "", "`backlog`"),
+        (
+            "backlog = 16384",
+            "backlogg = 16384",
+            ": server: Object contains unknown field `backlogg`; its settings are host, backlog, ",
+        ),
+        (
+            "backlog = 16384",
+            'backlog = "many"',
+            ": server.backlog = 'many': Expected `int`, got `str`; give a whole number from 1 to 1048576",
+        ),
+        (
+            "backlog = 16384",
+            "backlog = 0",
+            ": server.backlog = 0: Expected `int` >= 1; give a whole number from 1 to 1048576",
+        ),
+        ("backlog = 16384", "", "server: Object missing required field `backlog`; its settings are host, backlog, "),
+        ("backlog = 16384", "backlog = 16384\nlog_format = 'xml'", "Invalid enum value 'xml'; give one of json, text"),
+        ("backlog = 16384", "backlog = 16384\naccess_log = 'yes'", "Expected `bool`, got `str`; give true or false"),
+        ('name = "json"', 'name = "json"\ntrusted_proxies = "all"', "; give a list of texts in quotes"),
         ("port = 8080", "port = 80800", ": listener[2].port = 80800: Expected `int` <= 65535; "),
         ("port = 8080", "port = true", "port"),
         ('name = "json"', 'nom = "json"', "`nom`"),
-        ('name = "json"', 'name = ""', "Expected `str` of length >= 1"),
+        ('name = "json"', 'name = ""', "Expected `str` of length >= 1; give a text in quotes"),
         ('name = "json"', 'name = "json-tls"', "two listeners are named json-tls"),
         ('key = "certs/server.key"', "", "`key`"),
-        ("[server]", "[sever]", "sever"),
+        ("[server]", "[sever]", "sever`; its settings are server, listener, application, metrics"),
         ("[server]", "[server", "server.toml"),
         ("header_read_timeout = 30", "header_read_timeout = 61", "server.header_read_timeout = 61"),
         ("unread_timeout = 30", "unread_timeout = 0", "server.unread_timeout = 0"),
@@ -143,6 +158,12 @@ def test_a_mistake_in_server_toml_is_reported(tmp_path: Path, before: str, after
     line = rejected(configured(tmp_path, SERVER_TOML.replace(before, after)))
     assert str(tmp_path / "server.toml") in line
     assert named in line
+
+
+def test_a_listener_that_is_no_list_is_reported(tmp_path: Path) -> None:
+    text = SERVER_TOML.partition("[[listener]]")[0] + '[listener]\nname = "json"\nport = 8080\n'
+    line = rejected(configured(tmp_path, text))
+    assert "listener: Expected `array`, got `object`; give one table or more, each with its name in double" in line
 
 
 def test_a_missing_server_toml_is_reported(tmp_path: Path) -> None:

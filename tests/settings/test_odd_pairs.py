@@ -93,7 +93,7 @@ def test_a_file_that_has_nothing_now_is_not_waited_for(
     monkeypatch.setattr(
         files, "_without_waiting", lambda path, flags: reader if path.endswith(".key") else opened(path, flags)
     )
-    assert f"TLS_KEY={pair['TLS_KEY']} cannot be read (it would wait); mount" in rejected(**pair)
+    assert f"TLS_KEY={pair['TLS_KEY']} cannot be read (it would wait); give" in rejected(**pair)
     os.close(writer)
 
 

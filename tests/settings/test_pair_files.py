@@ -69,14 +69,16 @@ def test_neither_set_and_both_defaults_present_are_served(tmp_path: Path, pair_f
 def test_neither_set_and_one_default_present_is_rejected(
     tmp_path: Path, pair_folder: Path, there: str, missing: str
 ) -> None:
-    line = rejected(default_pair(tmp_path, pair_folder, there))
-    assert f"{tmp_path}/certs/{there} is there but {tmp_path}/certs/{missing} is missing" in line
+    arguments = default_pair(tmp_path, pair_folder, there)
+    said = f"{tmp_path}/certs/{there} is there but {tmp_path}/certs/{missing} is missing; add it"
+    assert rejected(arguments, SELF_SIGNED="").endswith(f"{said}\n")
+    assert f"{said}, or remove the other" in rejected(arguments, SELF_SIGNED="1")
 
 
 @pytest.mark.parametrize("variable", ["TLS_CERT", "TLS_KEY"])
 def test_a_missing_file_is_rejected(tmp_path: Path, pair: dict[str, str], variable: str) -> None:
     line = rejected(configured(tmp_path), **(pair | {variable: "/nowhere/file"}))
-    assert f"{variable}=/nowhere/file cannot be read (No such file or directory); mount" in line
+    assert f"{variable}=/nowhere/file cannot be read (No such file or directory); give" in line
 
 
 @pytest.mark.parametrize(("variable", "other"), [("TLS_CERT", "TLS_KEY"), ("TLS_KEY", "TLS_CERT")])
@@ -84,8 +86,9 @@ def test_one_set_without_its_default_partner_is_rejected(
     tmp_path: Path, pair: dict[str, str], variable: str, other: str
 ) -> None:
     line = rejected(configured(tmp_path), **{variable: pair[variable]})
-    assert f"{other}={tmp_path}/certs/server." in line
-    assert "unset TLS_CERT and TLS_KEY" in line
+    setting = {"TLS_CERT": "tls.certificate", "TLS_KEY": "tls.key"}[other]
+    assert f"listener json-tls: {setting}={tmp_path}/certs/server." in line
+    assert "or name others (TLS_CERT, TLS_KEY)" in line
 
 
 def test_one_set_with_its_default_partner_is_served(tmp_path: Path, pair: dict[str, str], pair_folder: Path) -> None:
@@ -97,7 +100,9 @@ def test_a_broken_link_is_not_an_absent_pair(tmp_path: Path) -> None:
     (tmp_path / "certs").mkdir()
     for name in ("server.crt", "server.key"):
         (tmp_path / "certs" / name).symlink_to("nowhere")
-    assert "TLS_CERT=" in rejected(configured(tmp_path))
+    line = rejected(configured(tmp_path))
+    assert "listener json-tls: tls.certificate=" in line
+    assert "TLS_CERT=" not in line  # which is not set
 
 
 def test_the_curl_line_quotes_a_path(launch: Launch, tmp_path: Path, pair_folder: Path, authority: trustme.CA) -> None:

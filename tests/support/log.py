@@ -4,7 +4,26 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from app.launcher.log import ListenerLog
+
 RECORD = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z) (DEBUG|INFO|WARNING|ERROR|CRITICAL) (\S+) (\d+) (.*)")
+
+
+class KeptLog(ListenerLog):
+    """What is logged of a listener, kept instead of written."""
+
+    def __init__(self) -> None:
+        super().__init__("test")
+        self.events: list[str] = []
+        self.warnings: list[str] = []
+
+    def event(self, message: str) -> None:
+        """Keep what happens as it should."""
+        self.events.append(message)
+
+    def warn(self, message: str) -> None:
+        """Keep what deserves a look."""
+        self.warnings.append(message)
 
 
 @dataclass
