@@ -51,7 +51,7 @@ def test_an_unreadable_key_is_rejected(run: Run, arena_dataset: Path, arena_cert
     container = run(*mounts(arena_dataset, arena_certs))
     wait_until(lambda: container.inspect("{{.State.Running}}") == "false", "its end")
     assert container.inspect("{{.State.ExitCode}}") == "2"
-    assert "TLS_KEY=/certs/server.key may not be read by uid 65532, mode 0600" in container.logs
+    assert "tls.key=/certs/server.key may not be read by uid 65532, mode 0600" in container.logs
     assert container.logs.count("\n") == 1
 
 
