@@ -211,9 +211,6 @@ SUBJECTS = (
     ),
     Subject("without-inline", "this service on uvloop as it comes", _launcher("app:app", "loop"), ("choices",)),
     Subject(
-        "without-buffer", "this service with a new buffer for each body", _launcher(variant("encode")), ("choices",)
-    ),
-    Subject(
         "without-freeze", "this service after gc.unfreeze in the worker", _launcher(variant("thawed")), ("choices",)
     ),
     Subject("with-metrics", "this service with METRICS_PORT", _launcher(metrics=True), ("choices",)),

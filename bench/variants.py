@@ -6,17 +6,15 @@ That one has its bodies ready in memory; `gzip_...` and `br_...` use another com
 import gc
 import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
-from unittest import mock
 
 import brotli
-import msgspec
 from isal import isal_zlib
 from zlib_ng import zlib_ng
 
-from app.service import application, arena, catalogue
+from app.service import arena, catalogue
 from app.service.application import CONTENT_TYPE, Application, Message, Receive, Send, build
 from app.service.negotiation import Coding
 from bench import oracle
@@ -47,29 +45,6 @@ def ready_bodies() -> Application:
     return app
 
 
-def fresh_buffers() -> Application:
-    """Build the service with msgspec's `encode`, which grows a new buffer for each body."""
-
-    class Fresh(catalogue.Catalogue):
-        def __init__(self, items: Sequence[catalogue.Item]) -> None:
-            super().__init__(items)
-            encode = msgspec.json.Encoder().encode
-            lines = [catalogue.Line(*msgspec.structs.astuple(item)) for item in items]
-            selections = [(lines[:count], catalogue.Page(lines[:count], count)) for count in range(len(lines) + 1)]
-            bases = [line.price * line.quantity for line in lines]
-
-            def page(count: int, multiplier: int) -> bytes:
-                selected, response = selections[count]
-                for line, base in zip(selected, bases, strict=False):
-                    line.total = base * multiplier
-                return encode(response)
-
-            self.page = page
-
-    with mock.patch.object(application, "Catalogue", Fresh):
-        return build(catalogue.load(os.environ))
-
-
 def without_freeze() -> Application:
     """Build the service so that the first request of a worker undoes the launcher's gc.freeze."""
     service = build(catalogue.load(os.environ))
@@ -95,7 +70,7 @@ def as_coroutine_function() -> Application:
     return app
 
 
-WHOLE = {"ceiling": ready_bodies, "encode": fresh_buffers, "thawed": without_freeze, "of_arena": as_coroutine_function}
+WHOLE = {"ceiling": ready_bodies, "thawed": without_freeze, "of_arena": as_coroutine_function}
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module's attributes have no common type

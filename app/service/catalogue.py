@@ -60,7 +60,7 @@ class Page(msgspec.Struct, gc=False):
     count: int
 
 
-_write_json = msgspec.json.Encoder().encode_into
+_to_json = msgspec.json.Encoder().encode
 
 
 def source_of(environment: Mapping[str, str]) -> NamedFile:
@@ -107,7 +107,6 @@ def load(environment: Mapping[str, str]) -> list[Item]:
 def _renderer(items: Sequence[Item]) -> Callable[[int, int], bytes]:
     lines = [Line(*msgspec.structs.astuple(item)) for item in items]
     priced = [(line, line.price * line.quantity) for line in lines]
-    buffer = bytearray()
 
     def select(count: int) -> tuple[list[tuple[Line, int]], Page]:
         return priced[:count], Page(lines[:count], count)
@@ -118,9 +117,7 @@ def _renderer(items: Sequence[Item]) -> Callable[[int, int], bytes]:
         selected, response = ready[count] if count < len(ready) else select(count)
         for line, base in selected:
             line.total = base * multiplier
-        # Into a buffer that has grown to its size before: `encode` would grow a new one each time.
-        _write_json(response, buffer)
-        return bytes(buffer)
+        return _to_json(response)
 
     return page
 
