@@ -69,10 +69,11 @@ bench: $(DEVELOPMENT)  ## this service beside uvicorn and fastpysgi, under six m
 bench-full: $(DEVELOPMENT)  ## all measurements and servers, over an hour on a calm machine; it says how long
 	@$(BIN)/python -m bench --full
 
+# Without the extras in the pins, pip 23 takes a newer release for `coverage[toml]` and refuses it as not pinned.
 lock: $(DEVELOPMENT)  ## renew the pins from pyproject.toml, all of them or PACKAGE=... alone
-	$(BIN)/uv pip compile $(UPGRADE) --universal --generate-hashes --quiet --custom-compile-command 'make lock' \
+	$(BIN)/uv pip compile $(UPGRADE) --universal --generate-hashes --no-strip-extras --quiet --custom-compile-command 'make lock' \
 	    --python-version 3.11 pyproject.toml -o requirements.txt
-	$(BIN)/uv pip compile $(UPGRADE) --universal --generate-hashes --quiet --custom-compile-command 'make lock' \
+	$(BIN)/uv pip compile $(UPGRADE) --universal --generate-hashes --no-strip-extras --quiet --custom-compile-command 'make lock' \
 	    --python-version 3.11 --constraint requirements.txt --group dev -o requirements-dev.txt
 
 clean:  ## remove what the targets made
