@@ -13,7 +13,7 @@ import pytest
 from bench import oracle
 from tests.support import arena
 from tests.support.arena import MIB, Connect
-from tests.support.arena_load import load
+from tests.support.arena_load import Group, load
 from tests.support.http1 import read_bodies, read_responses, read_to_end
 from tests.support.http2 import Client
 from tests.support.ports import free_port
@@ -138,7 +138,7 @@ def test_500_delays_on_5_connections_take_about_one(service: Service) -> None:
 @pytest.mark.parametrize("listener", ["json", "json-tls"])
 def test_500_connections_with_requests_of_all_kinds(service: Service, trust: ssl.SSLContext, listener: str) -> None:
     context = trust if listener == "json-tls" else None
-    assert load(service.port_of(listener), context, 500, arena.anything, 5) == 2500
+    assert load(Group(service.port_of(listener), context, 500, arena.anything, 5)) == 2500
 
 
 def test_every_listener_has_all_endpoints(client: httpx.Client) -> None:
