@@ -1,8 +1,9 @@
-"""How much of the machine others used while something was measured: what the hypervisor stole, and other processes."""
+"""What others did to the machine while something was measured: time that was stolen or used, and work that slowed down."""
 
 import os
 import resource
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +11,11 @@ from bench import proc
 
 FOREIGN, STOLEN = 0.10, 0.02
 """Shares of one CPU; more of either disturbs. A quiet machine shows up to 0.05 and 0.01, most of it rounded ticks."""
+SWING = 1.5
+"""How many times as long as at its fastest a piece of work may take within a round. Where cores are shared with other
+machines and the hypervisor does not say so, nothing else shows it."""
+WORK = 100_000
+"""Additions: some 5 ms."""
 CALM_DEADLINE = 5.0  # seconds to wait for a calm machine before a round is taken again
 
 
@@ -60,6 +66,22 @@ class Watch:
         """Return whether either was too much."""
         foreign, stolen = self.shares()
         return foreign > FOREIGN or stolen > STOLEN
+
+
+def pace() -> float:
+    """Return the CPU time in seconds of a piece of work that is always the same, the shortest of three."""
+
+    def once() -> float:
+        begin = time.thread_time()
+        sum(number * number for number in range(WORK))
+        return time.thread_time() - begin
+
+    return min(once() for _ in range(3))
+
+
+def swung(paces: Sequence[float]) -> bool:
+    """Return whether the machine was much faster at one time than at another."""
+    return max(paces) > SWING * min(paces)
 
 
 def await_calm(cpus: set[int], deadline: float = CALM_DEADLINE) -> None:

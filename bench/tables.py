@@ -23,11 +23,11 @@ def noise(measurement: Measurement) -> str:
     """Say if others used the machine meanwhile; empty if not."""
     if measurement.disturbed:
         return (
-            f"**Disturbed**: others used the machine in {measurement.disturbed} of the rounds that count;"
+            f"**Disturbed**: others used the machine in {measurement.disturbed} of the rounds that count, or its speed swung;"
             f" {measurement.retaken} more were taken again."
         )
     if measurement.retaken:
-        return f"Others used the machine in {measurement.retaken} rounds, which were taken again."
+        return f"Rounds taken again, as they were disturbed: {measurement.retaken}."
     return ""
 
 

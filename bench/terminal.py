@@ -27,7 +27,7 @@ def show(console: Console, result: results.Result) -> None:
         console.print(Panel("\n".join(lines), title="this service, one worker", expand=False))
     if any(each.disturbed for each in result.measurements):
         console.print(
-            "Others used the machine while this was measured: do not rely on these figures.", style="bold red"
+            "The machine was not calm while this was measured: do not rely on these figures.", style="bold red"
         )
     for measurement in result.measurements:
         console.print()

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from bench.generators import MeasurementError
-from bench.noise import Watch, await_calm
+from bench.noise import Watch, await_calm, pace, swung
 from bench.plan import KeyType, Plan
 from bench.processes import Running, started
 from bench.stats import Ratio, ratios
 
 Figure = TypeVar("Figure")
+RETAKEN = 1 / 3
+"""Of the rounds: how many are taken again at most. Where more are disturbed, so will the next be."""
 START = 1.2
 """Seconds that a subject takes to start, to be checked, and to end."""
 
@@ -67,7 +69,7 @@ def take_turns(
 ) -> Rounds[Figure]:
     """Measure each of `servers` once a round, in `seconds`; a round that was disturbed is taken again.
 
-    No more than `plan.rounds` are, so a machine that stays busy takes twice the time.
+    No more than a third as many as count are (`RETAKEN`).
     """
     taken: Rounds[Figure] = Rounds()
     with contextlib.ExitStack() as stack:
@@ -82,7 +84,7 @@ def take_turns(
         number = 0
         while number < plan.rounds:
             figures, quiet = _round(plan, f"{what}: round {number + 1} of {plan.rounds}", runs, taken, measure, number)
-            if not quiet and taken.retaken < plan.rounds:
+            if not quiet and taken.retaken < plan.rounds * RETAKEN:
                 taken.retaken += 1
                 await_calm(plan.cpus)
                 continue
@@ -106,6 +108,7 @@ def _round(  # noqa: PLR0913, PLR0917 - a part of take_turns
     """Measure each that has not failed; return the figures, and whether all were undisturbed."""
     figures: dict[str, Figure] = {}
     quiet = True
+    paces = [pace()]
     names = list(runs)
     for name in (names[index] for index in order(number, len(names))):
         if name in taken.errors:
@@ -123,7 +126,8 @@ def _round(  # noqa: PLR0913, PLR0917 - a part of take_turns
             quiet = quiet and not watch.was_disturbed()
         finally:
             run.pause()
-    return figures, quiet
+        paces.append(pace())
+    return figures, quiet and not swung(paces)
 
 
 def against_first(plan: Plan, series: Mapping[str, list[float]]) -> dict[str, Ratio | None]:

@@ -79,7 +79,7 @@ def test_a_measurement_that_stayed_disturbed_says_so() -> None:
         for retaken, disturbed in ((0, 0), (2, 0), (9, 3))
     )
     assert tables.noise(quiet) == ""
-    assert tables.noise(retaken) == "Others used the machine in 2 rounds, which were taken again."
+    assert tables.noise(retaken) == "Rounds taken again, as they were disturbed: 2."
     assert "**Disturbed**: others used the machine in 3 of the rounds that count" in tables.section(disturbed)
 
 

@@ -150,21 +150,37 @@ def runs_of(*names: str) -> dict[str, contextlib.AbstractContextManager[Running]
     return {name: running() for name in names}
 
 
-@pytest.mark.parametrize(("disturbed", "retaken", "kept"), [(0, 0, 0), (2, 2, 0), (99, 3, 3)])
+@pytest.mark.parametrize(("disturbed", "retaken", "kept"), [(0, 0, 0), (2, 2, 0), (99, 3, 9)])
 def test_a_disturbed_round_is_taken_again(
     monkeypatch: pytest.MonkeyPatch, disturbed: int, retaken: int, kept: int
 ) -> None:
     watched = iter(range(1000))
     monkeypatch.setattr(noise.Watch, "was_disturbed", lambda _: next(watched) < disturbed)
+    monkeypatch.setattr(turns, "pace", lambda: 1.0)
+    monkeypatch.setattr(turns, "await_calm", lambda _: None)
+    plan = Plan([], {}, lambda *_: None, rounds=9)
+    taken = turns.take_turns(plan, "nothing", 1, runs_of("a"), lambda _: 1.0)
+    assert (taken.retaken, taken.disturbed) == (retaken, kept)
+    assert len(taken.figures["a"]) == 9
+
+
+def test_a_round_in_which_the_machine_slowed_down_is_disturbed(monkeypatch: pytest.MonkeyPatch) -> None:
+    paces = iter([1.0, 1.4, 1.0, 1.0, 1.6, 1.0, *([1.0] * 6)])  # three for each round of two subjects
+    monkeypatch.setattr(noise.Watch, "was_disturbed", lambda _: False)
+    monkeypatch.setattr(turns, "pace", lambda: next(paces))
     monkeypatch.setattr(turns, "await_calm", lambda _: None)
     plan = Plan([], {}, lambda *_: None, rounds=3)
-    taken = turns.take_turns(plan, "nothing", 1, runs_of("a"), lambda _: next(watched))
-    assert (taken.retaken, taken.disturbed) == (retaken if disturbed != 2 else 1, kept)
-    assert len(taken.figures["a"]) == 3
+    taken = turns.take_turns(plan, "nothing", 1, runs_of("a", "b"), lambda _: 1.0)
+    assert (taken.retaken, taken.disturbed) == (1, 0)
+
+
+def test_the_pace_is_the_time_that_work_takes() -> None:
+    assert 0 < noise.pace() < 10
 
 
 def test_a_subject_that_fails_in_one_round_has_no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(noise.Watch, "was_disturbed", lambda _: False)  # else a round is taken again, in another order
+    monkeypatch.setattr(turns, "pace", lambda: 1.0)
     calls = iter(range(100))
 
     def measure(_: Running) -> float:
