@@ -32,7 +32,7 @@ $(DEVELOPMENT): $(RUNTIME) requirements-dev.txt
 serve: $(RUNTIME)  ## serve, without a pair a self-signed one; settings from server.toml and the environment
 	@exec $(BIN)/python -m app --self-signed
 
-test: $(DEVELOPMENT)  ## run the test suite, three and a half minutes; says how much of app/service and app/settings it covers
+test: $(DEVELOPMENT)  ## run the test suite, three and a half to five minutes; says how much of app/service and app/settings it covers
 	@$(BIN)/python -m pytest -m 'not container and not swarm' --numprocesses 4 --dist loadgroup --cov
 
 test-fast: $(DEVELOPMENT)  ## run the tests that need no server process, under half a minute
@@ -63,7 +63,7 @@ check: $(DEVELOPMENT)  ## format and lint (ruff), types (mypy), who imports whom
 bench-app: $(RUNTIME)  ## what a request costs in process; fails if a request head takes longer than its bound
 	@$(BIN)/python -m bench.app
 
-bench: $(DEVELOPMENT)  ## this service beside uvicorn and fastpysgi, under six minutes; needs wrk and h2load
+bench: $(DEVELOPMENT)  ## this service beside uvicorn and fastpysgi, under six minutes on a calm machine; needs wrk and h2load
 	@$(BIN)/python -m bench
 
 bench-full: $(DEVELOPMENT)  ## all measurements and servers, over an hour on a calm machine; it says how long
@@ -71,10 +71,10 @@ bench-full: $(DEVELOPMENT)  ## all measurements and servers, over an hour on a c
 
 # Without the extras in the pins, pip 23 takes a newer release for `coverage[toml]` and refuses it as not pinned.
 lock: $(DEVELOPMENT)  ## renew the pins from pyproject.toml, all of them or PACKAGE=... alone
-	$(BIN)/uv pip compile $(UPGRADE) --universal --generate-hashes --no-strip-extras --quiet --custom-compile-command 'make lock' \
-	    --python-version 3.11 pyproject.toml -o requirements.txt
-	$(BIN)/uv pip compile $(UPGRADE) --universal --generate-hashes --no-strip-extras --quiet --custom-compile-command 'make lock' \
-	    --python-version 3.11 --constraint requirements.txt --group dev -o requirements-dev.txt
+	$(BIN)/uv pip compile $(UPGRADE) --universal --generate-hashes --no-strip-extras --quiet \
+	    --custom-compile-command 'make lock' --python-version 3.11 pyproject.toml -o requirements.txt
+	$(BIN)/uv pip compile $(UPGRADE) --universal --generate-hashes --no-strip-extras --quiet \
+	    --custom-compile-command 'make lock' --python-version 3.11 --constraint requirements.txt --group dev -o requirements-dev.txt
 
 clean:  ## remove what the targets made
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -1,4 +1,4 @@
-"""What others did to the machine while something was measured: time that was stolen or used, and work that slowed down."""
+"""What others did to the machine while something was measured: CPU time they took, and how much slower work became."""
 
 import os
 import resource
@@ -12,10 +12,10 @@ from bench import proc
 FOREIGN, STOLEN = 0.10, 0.02
 """Shares of one CPU; more of either disturbs. A quiet machine shows up to 0.05 and 0.01, most of it rounded ticks."""
 SWING = 1.5
-"""How many times as long as at its fastest a piece of work may take within a round. Where cores are shared with other
-machines and the hypervisor does not say so, nothing else shows it."""
+"""The most that `pace` may vary by within a round. Where the hypervisor shares cores and does not say so, nothing else
+shows it."""
 WORK = 100_000
-"""Additions: some 5 ms."""
+"""Squares added: 5 to 12 ms where this was written."""
 CALM_DEADLINE = 5.0  # seconds to wait for a calm machine before a round is taken again
 
 
@@ -80,7 +80,7 @@ def pace() -> float:
 
 
 def swung(paces: Sequence[float]) -> bool:
-    """Return whether the machine was much faster at one time than at another."""
+    """Return whether the slowest is more than SWING times the fastest."""
     return max(paces) > SWING * min(paces)
 
 

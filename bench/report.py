@@ -33,7 +33,7 @@ def _noise(result: results.Result) -> str:
     retaken = sum(each.retaken for each in result.measurements)
     disturbed = [each.table().title for each in result.measurements if each.disturbed]
     if disturbed:
-        return f"**The machine was not calm while this was measured**, and not all of it was left out: {'; '.join(disturbed)}."
+        return f"**Rounds that count were disturbed** in these measurements: {'; '.join(disturbed)}."
     return f"{retaken} rounds were disturbed and taken again; none that counts was."
 
 
@@ -77,10 +77,9 @@ Ratios are taken burst by burst against the first subject of a table, which is t
 CPU time is that of all of a subject's processes and threads, over the responses of the same time. A response that is
 not 200, a socket error or a subject that ended makes a measurement an error.
 
-What the hypervisor stole and what other processes used is watched during each burst, and between bursts how long the
-same work takes (bench/noise.py). A round with too much of the first two, or in which that work once took
-{SWING} times as long as at its fastest, is disturbed, and taken again while fewer than a third have been.
-{_noise(result)}
+What the hypervisor stole and what other processes used is watched during each burst; between bursts a piece of work that
+is always the same is timed (bench/noise.py). A round is disturbed if others used too much, or if that work once took more
+than {SWING} times as long as at its fastest. It is taken again; at most a third as many are as count. {_noise(result)}
 
 - {environment.date}; {environment.cpu}, {environment.cpus} CPUs; Linux {environment.kernel};
   load {environment.load[0]:.2f} at the start

@@ -23,8 +23,8 @@ def noise(measurement: Measurement) -> str:
     """Say if others used the machine meanwhile; empty if not."""
     if measurement.disturbed:
         return (
-            f"**Disturbed**: others used the machine in {measurement.disturbed} of the rounds that count, or its speed swung;"
-            f" {measurement.retaken} more were taken again."
+            f"**Disturbed**: others used the machine, or its speed changed, in {measurement.disturbed} of the rounds that"
+            f" count; {measurement.retaken} more were taken again."
         )
     if measurement.retaken:
         return f"Rounds taken again, as they were disturbed: {measurement.retaken}."

@@ -14,7 +14,7 @@ from bench.stats import Ratio, ratios
 
 Figure = TypeVar("Figure")
 RETAKEN = 1 / 3
-"""Of the rounds: how many are taken again at most. Where more are disturbed, so will the next be."""
+"""As many are taken again at most, for each round that counts. Where more are disturbed, the next will be, too."""
 START = 1.2
 """Seconds that a subject takes to start, to be checked, and to end."""
 

@@ -19,7 +19,7 @@ from tests.support.service import Launch, Service, serving
 
 settings.register_profile("without a clock", deadline=None)  # a busy machine is no failure
 settings.load_profile("without a clock")
-CONNECTIONS = 1100  # the most that a test opens in this process
+CONNECTIONS = 1100  # the most that a test opens in this process; the container's open more
 RUN_A_SERVER = {"service", "h2c_service", "launch"}  # fixtures; a test that does it itself has the marker
 
 
@@ -89,13 +89,16 @@ def h2c_service(tmp_path_factory: pytest.TempPathFactory, pair: dict[str, str]) 
 
 
 @pytest.fixture
-def many_files() -> Iterator[None]:
-    """Let this process open as many files as the hard limit allows; without room for CONNECTIONS the test is skipped."""
+def many_files() -> Iterator[int]:
+    """Let this process open as many files as the hard limit allows, and return how many.
+
+    Without room for CONNECTIONS the test is skipped.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < CONNECTIONS + 200:
         pytest.skip(f"the hard limit on open files is {hard}: no room for {CONNECTIONS} connections")
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    yield
+    yield hard
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 

@@ -80,7 +80,10 @@ def test_a_measurement_that_stayed_disturbed_says_so() -> None:
     )
     assert tables.noise(quiet) == ""
     assert tables.noise(retaken) == "Rounds taken again, as they were disturbed: 2."
-    assert "**Disturbed**: others used the machine in 3 of the rounds that count" in tables.section(disturbed)
+    assert (
+        "**Disturbed**: others used the machine, or its speed changed, in 3 of the rounds that count"
+        in tables.section(disturbed)
+    )
 
 
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: path.name)

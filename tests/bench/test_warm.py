@@ -174,8 +174,10 @@ def test_a_round_in_which_the_machine_slowed_down_is_disturbed(monkeypatch: pyte
     assert (taken.retaken, taken.disturbed) == (1, 0)
 
 
-def test_the_pace_is_the_time_that_work_takes() -> None:
-    assert 0 < noise.pace() < 10
+def test_the_pace_is_the_time_that_work_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    pace = noise.pace()
+    monkeypatch.setattr(noise, "WORK", noise.WORK * 30)
+    assert noise.pace() > 3 * pace > 0
 
 
 def test_a_subject_that_fails_in_one_round_has_no_figures(monkeypatch: pytest.MonkeyPatch) -> None:

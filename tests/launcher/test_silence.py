@@ -155,9 +155,9 @@ def test_a_look_without_a_free_descriptor_is_not_the_last(
     thread.join()
 
 
-def test_many_connections_delay_nobody(listening: socket.socket, many_files: None) -> None:
+@pytest.mark.usefixtures("many_files")
+def test_many_connections_delay_nobody(listening: socket.socket) -> None:
     """While it looks, other threads get their turn."""
-    assert many_files is None
     host, port, *_ = listening.getsockname()
     silence = Silence(application, port, 60)
     with ExitStack() as stack:

@@ -73,7 +73,7 @@ def load(*groups: Group) -> int:
 
 
 def wait_on_all(port: int, source: str, connections: int, milliseconds: int) -> int:
-    """Request a delay on so many connections from a source address, then read all responses; return how many were right.
+    """Request a delay on so many connections from one address, then read all; return how many responses were right.
 
     Run it in a process of its own: it opens as many files.
     """
