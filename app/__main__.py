@@ -77,7 +77,12 @@ def _example(listener: config.Listener) -> str:
     return f"{application.PREFIX}5?m=3" if listener.application.is_bundled else "/"
 
 
+def _to_the_end() -> int:
+    try:
+        return main()
+    finally:
+        child.kill_started()
+
+
 if __name__ == "__main__":
-    exit_status = main()
-    child.kill_started()
-    child.end_process(exit_status)  # Python would wait for threads that a preloaded application has started
+    child.end_with(_to_the_end)  # Python would wait for threads that a preloaded application has started

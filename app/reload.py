@@ -9,8 +9,8 @@ import msgspec
 from app import run
 from app.launcher import loading
 from app.launcher.draining import Application
+from app.launcher.reloading import Reloaded
 from app.launcher.server_process import Endpoint
-from app.launcher.supervisor import Reloaded
 from app.settings import certificate
 from app.settings.application import ApplicationSettings
 from app.settings.certificate import Pair
@@ -26,6 +26,10 @@ def reload(read: Callable[[], Configuration], served: Sequence[Endpoint], is_tri
     configuration = read()
     by_name = {each.listener.name: each for each in served}
     kept, left = _kept(configuration, by_name)
+    if not kept:
+        raise ConfigurationError(
+            f"{configuration.path} has none of the listeners that are served ({', '.join(by_name)}); keep one, or restart"
+        )
     if configuration.server.host != served[0].server.host:
         left.append(f"{configuration.host_setting}={configuration.server.host} needs a restart")
     server = msgspec.structs.replace(configuration.server, host=served[0].server.host)

@@ -29,6 +29,7 @@ from app.launcher import (
     supervisor,
 )
 from app.launcher.draining import Application
+from app.launcher.reloading import Reload
 from app.launcher.server_process import Endpoint, Work
 from app.service import catalogue
 from app.settings import certificate, config
@@ -92,7 +93,7 @@ def serve(
     configuration: Configuration,
     endpoints: Sequence[Endpoint],
     example: Callable[[Listener], str],
-    reload: supervisor.Reload,
+    reload: Reload,
 ) -> int:
     """Serve every endpoint until asked to stop; return the exit status.
 

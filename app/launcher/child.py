@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
@@ -22,11 +23,18 @@ def title(role: str) -> str:
 class Child:
     """A child process that does some work and ends. Unlike multiprocessing's it holds no pipe for others to inherit."""
 
-    def __init__(self, work: Callable[[], None], *, leads_group: bool = False) -> None:
-        """Fork it. If it `leads_group`, what it starts is ended (SIGKILL) when it has ended. Raises OSError."""
+    def __init__(self, work: Callable[[], None], *, leads_group: bool = False, keeps_sockets: bool = False) -> None:
+        """Fork it. If it `leads_group`, what it starts is ended (SIGKILL) when it has ended. Raises OSError.
+
+        It `keeps_sockets` of listeners open, or has them closed like any other fork of this process.
+        """
         parent = os.getpid()
         self.leads_group = leads_group
-        self.pid = os.fork()
+        _fork.keeps_sockets = keeps_sockets
+        try:
+            self.pid = os.fork()
+        finally:
+            _fork.keeps_sockets = False
         if self.pid == 0:
             if leads_group:
                 os.setpgid(0, 0)
@@ -59,6 +67,12 @@ class Child:
 
 
 _not_reaped: dict[int, Child] = {}
+_fork = threading.local()  # of the thread that forks: a preloaded application may have others that do
+
+
+def keeps_sockets() -> bool:
+    """Return, at a fork, whether it is that of a `Child` that keeps the sockets of listeners open."""
+    return getattr(_fork, "keeps_sockets", False)
 
 
 def reap_others() -> None:
@@ -84,12 +98,19 @@ def kill_started() -> None:
 
 
 def _run(parent: int, work: Callable[[], None]) -> NoReturn:
-    """Do the work of a child process, and end it: nothing that the launcher has set up to end runs here."""
-    status = 1
-    try:
+    def attempt() -> int:
         die_with(parent)
         work()
-        status = 0
+        return 0
+
+    end_with(attempt)
+
+
+def end_with(work: Callable[[], int]) -> NoReturn:
+    """Do the work of a process, and end it with the status that is returned, or 1: nothing else runs at its exit."""
+    status = 1
+    try:
+        status = work()
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1
     except BaseException as error:  # noqa: BLE001 - reported, and the exit status says so; workers die with this process

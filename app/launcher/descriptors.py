@@ -33,12 +33,12 @@ def connection_limit(configuration: Configuration) -> tuple[int, str | None]:
     server = configuration.server
     if hard == resource.RLIM_INFINITY:
         return server.backpressure, None
-    # During a renewal a listener has two sockets for each worker, and all of them are the launcher's, too.
+    # A listener that is renewed has two sockets for each worker, a reload renews all, and the launcher holds them, too.
     # A server process has a socket and two pipes for each worker, and if there are metrics another pipe of both ends, and
     # a thread with four, one of which a worker that replaces another inherits of each thread.
     metered = configuration.listeners[0].metrics is not None
     others = inherited()
-    of_launcher = max(len(configuration.listeners) + 1, 9 if metered else 3) * server.workers
+    of_launcher = max(2 * len(configuration.listeners), 9 if metered else 3) * server.workers
     of_launcher += LAUNCHER_DESCRIPTORS + others
     of_worker = WORKER_DESCRIPTORS + (server.workers if metered else 0) + others
     needed, room = max(of_launcher, of_worker + 1), hard - of_worker

@@ -130,7 +130,10 @@ class Server(Exporting):
         service. Here it takes more than YOUNG_DEATHS of a worker in a row, with a pause before each replacement. If the
         startup fails in a worker that replaces none, the server ends; in one that does, it is tried until it succeeds.
         """
-        if not delay:  # they have died
+        if not delay:  # they have died; one that was being replaced for its size has been replaced by now
+            workers = [idx for idx in workers if not self.wrks[idx].is_alive()]
+            if not workers:
+                return
             if self._is_hopeless(workers):
                 self.interrupt_children.extend(workers)  # so that the exit status is 1
                 self.signal_handler_interrupt()

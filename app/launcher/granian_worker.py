@@ -78,7 +78,7 @@ class Worker(mp.WorkerProcess):
         self.parent.main_loop_interrupt.set()
 
     def terminate(self) -> None:
-        """Drain it. Workers ignore SIGTERM, which a service manager may send to all processes at once."""
+        """Drain it. Workers do not heed SIGTERM, which a service manager may send to all processes at once."""
         self.interrupt_by_parent = True
         self._signal(DRAIN)
 

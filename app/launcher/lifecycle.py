@@ -237,7 +237,8 @@ class Lifecycle:
                 life.send_close_notice()
                 life.enter(State.CLOSING, now + NOTICE_AT_STOP)
             else:
-                life.deadline = min(self.stop_end, life.deadline or self.stop_end)
+                latest = now + NOTICE_AT_STOP if life.state is State.CLOSING else self.stop_end
+                life.deadline = min(latest, life.deadline or latest)
 
     def kill(self) -> None:
         """End everything at once."""

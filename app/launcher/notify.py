@@ -19,9 +19,9 @@ def notify(state: str) -> None:
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
-        client.setblocking(False)  # noqa: FBT003 - socket's signature
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
+            client.setblocking(False)  # noqa: FBT003 - socket's signature
             client.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
-        except OSError as error:
-            warn(f"NOTIFY_SOCKET={address} cannot be written to ({error.strerror}); it is systemd's to make")
+    except OSError as error:
+        warn(f"NOTIFY_SOCKET={address} cannot be written to ({error.strerror}); it is systemd's to make")

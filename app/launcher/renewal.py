@@ -6,6 +6,7 @@ from dataclasses import replace
 from app.launcher.log import ListenerLog
 from app.launcher.pair_watch import Expiry, PairWatch
 from app.launcher.server_process import Endpoint
+from app.settings.certificate import Pair
 from app.settings.config import PairFiles
 
 PAUSE = 1.0  # seconds between the end of a predecessor and the look at a pair that has waited for it
@@ -21,11 +22,13 @@ class Renewal:
         self.watch: PairWatch | None = None
         self.expiry: Expiry | None = None
         self.is_reload = False  # whether it was a reload that asked for what is tried, or was served last
+        self._served: Endpoint | None = None
         self._reloaded: Endpoint | None = None
         self._waits = False
 
     def served(self, endpoint: Endpoint) -> None:
         """Take `endpoint` as what is served; watch the files of its pair, if it has any, and how long it lasts."""
+        self._served = endpoint
         if self.expiry is None or self.expiry.pair is not endpoint.pair:  # else its end may have been reported
             self.expiry = Expiry(endpoint.pair) if endpoint.pair is not None else None
         files, pair, interval = endpoint.listener.tls, endpoint.pair, endpoint.server.certificate_interval
@@ -33,10 +36,12 @@ class Renewal:
             self.watch = None
             return
         if self.watch is None or (self.watch.files, self.watch.interval) != (files, interval):
-            self.watch = PairWatch(
-                files, pair, interval, self.reports, lambda new: self.rejected(replace(endpoint, pair=new))
-            )
+            self.watch = PairWatch(files, pair, interval, self.reports, self._rejected)
         self.watch.served(pair)
+
+    def _rejected(self, pair: Pair) -> str | None:
+        """Ask for the opinion of a pair with what is served now: sockets that were served before are closed."""
+        return self.rejected(replace(self._served, pair=pair)) if self._served is not None else None
 
     def next_event(self) -> float | None:
         """Return when there is something to look at (time.monotonic); None for never."""
@@ -49,7 +54,7 @@ class Renewal:
             self.watch.ask(now)
 
     def reload(self, endpoint: Endpoint) -> None:
-        """Have `endpoint` served instead, with the pair that is then served if its files are the same."""
+        """Have `endpoint` served, with the pair that is then served if its files are the same, and no other reload's."""
         self._reloaded = endpoint
 
     def wanted(self, now: float, served: Endpoint, *, busy: bool) -> Endpoint | None:
@@ -66,12 +71,15 @@ class Renewal:
         if busy:
             self._waits = True
             return None
-        self._reloaded, self.is_reload = None, reloaded is not None
-        if reloaded is None:
-            return replace(served, pair=pair)
-        if reloaded.listener.tls == served.listener.tls:
-            return replace(reloaded, pair=pair or served.pair)
-        return reloaded
+        self._reloaded, wanted = None, reloaded or served
+        has_same_files = wanted.listener.tls == served.listener.tls
+        if has_same_files:
+            wanted = replace(wanted, pair=served.pair)
+        is_reload = not wanted.serves_like(served)
+        if pair is None and not is_reload:  # another reload has undone this one meanwhile
+            return None
+        self.is_reload = is_reload
+        return replace(wanted, pair=pair) if pair is not None and has_same_files else wanted
 
     def has_room(self, now: float) -> None:
         """Look again at a pair that has waited for the end of another process."""

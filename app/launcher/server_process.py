@@ -112,7 +112,7 @@ class ServerProcess:
                 group.close_but(self.endpoint.sockets if group is self.endpoint.group else ())
             serve(self.endpoint)
 
-        self._server = Child(work)
+        self._server = Child(work, keeps_sockets=True)
 
     def prove(self, groups: Sequence[ReuseportGroup], clients_to: Sequence[socket.socket], seconds: int) -> None:
         """Start to ask each worker for a response; the sockets `clients_to` get other connections meanwhile.
@@ -126,7 +126,7 @@ class ServerProcess:
                     group.close_but()
             _ask_each_worker(self.endpoint, clients_to, seconds, self._error)
 
-        self._prober = Child(work)
+        self._prober = Child(work, keeps_sockets=True)
 
     def proved(self) -> bool | None:
         """Return whether every worker has responded; None until that is known."""
@@ -185,7 +185,7 @@ class ServerProcess:
                 os.waitpid(-group, os.WNOHANG)
             try:
                 os.killpg(group, 0)
-            except ProcessLookupError:
+            except (ProcessLookupError, PermissionError):  # none is left, or another user's alone (sudo): no worker
                 return
             time.sleep(0.002)
 

@@ -2,11 +2,14 @@
 
 import ctypes
 import errno
+import os
 import socket
 import struct
+import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 
+from app.launcher.child import keeps_sockets
 from app.settings.config import Listener, reachable
 from app.settings.errors import ConfigurationError, shown
 from app.settings.tables import Server
@@ -46,6 +49,8 @@ class ReuseportGroup:
         self.has_filters = True
         self.shielded = False  # whether its sockets listen, and take no client before a process has proved itself
         self.family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
+        self.owner = os.getpid()
+        _groups.add(self)
 
     def bind(self, number: int) -> list[socket.socket]:
         """Bind `number` more sockets, which do not listen yet.
@@ -186,6 +191,23 @@ class ReuseportGroup:
         """Give up the port, as far as this process holds it."""
         close_from_the_last(self.held)
         self.members, self.held = [], []
+
+
+_groups: weakref.WeakSet[ReuseportGroup] = weakref.WeakSet()
+
+
+def _close_in_forks() -> None:
+    """Close all sockets in what the launcher, or an application that it has imported, forks.
+
+    A socket that such a process holds stays a member after the launcher has closed it: it keeps its number, connections
+    wait in it for ever, and `ReuseportGroup.members` is no longer the kernel's order.
+    """
+    for group in [] if keeps_sockets() else list(_groups):
+        if group.owner == os.getppid():  # a server process forks its workers, which have their own
+            group.close_but()
+
+
+os.register_at_fork(after_in_child=_close_in_forks)
 
 
 def close(sockets: Sequence[socket.socket]) -> None:

@@ -3,41 +3,21 @@
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from app.launcher import memory, signals
 from app.launcher.child import reap_others
 from app.launcher.console import curl, describe, say
 from app.launcher.lifecycle import Lifecycle
 from app.launcher.log import error, event, set_up, warn
-from app.launcher.notify import READY, STOPPING, notify, reloading
+from app.launcher.notify import READY, STOPPING, notify
 from app.launcher.probe import Listing
+from app.launcher.reloading import Reload, Reloaded, Reloading
 from app.launcher.server_process import Endpoint, ListenerError, State, Work
-from app.launcher.trial import TRIED, Trial
 from app.settings.config import Configuration, Listener, PairFiles
 from app.settings.errors import ConfigurationError
 
 STOPPED, FAILED = 0, 1
-RELOAD_DEADLINE = 60.0  # seconds in which settings have to be read and checked
 Example = Callable[[Listener], str]
-
-
-@dataclass(frozen=True)
-class Reloaded:
-    """What a reload has found: what is to be served, in place of the endpoints of the same names, and what is not."""
-
-    configuration: Configuration
-    endpoints: Sequence[Endpoint]
-    left: Sequence[str]
-    """Lines about what needs a restart."""
-    sources: str
-    """Where all of it comes from, as a part of a line."""
-
-
-Reload = Callable[[Sequence[Endpoint], bool], Reloaded]
-"""Reads and checks the settings; gets what is served, and whether that has been tried in another process already.
-
-Raises ConfigurationError."""
 
 
 class Supervisor:
@@ -58,8 +38,7 @@ class Supervisor:
         self.listeners = [Lifecycle(each, groups, work, self._report_serving) for each in endpoints]
         self.waiting = list(self.listeners)  # not started yet
         self.listing = Listing()
-        self.reload = reload
-        self.trial: Trial | None = None  # of a reload
+        self.reloading = Reloading(reload, self._serve)
         self.began = time.monotonic()
         self.started = self.stopping = False
         self.stop_reason, self.stop_began = "", 0.0
@@ -100,8 +79,6 @@ class Supervisor:
 
     def _advance(self) -> None:
         now = time.monotonic()
-        if self.trial is not None and not self.waiting and all(each.is_serving for each in self.listeners):
-            self._take_up(self.trial)
         for each in self.listeners:
             each.advance(now)
         self.listing.write((each.settings.host, each.endpoint.listener) for each in self.listeners)
@@ -115,12 +92,14 @@ class Supervisor:
             self.started = True
             event(f"started after {now - self.began:.2f} s: all listeners respond")
             notify(READY)
+        if self.started:
+            self.reloading.advance([each.endpoint for each in self.listeners])
 
     def _seconds(self) -> float | None:
         if not self._has_lives():  # before the first
             return 0.0
         times = [each.next_event() for each in self.listeners]
-        times.append(self.trial.deadline if self.trial is not None else None)
+        times.append(self.reloading.next_event())
         first = min((each for each in times if each is not None), default=None)
         return None if first is None else first - time.monotonic()
 
@@ -132,42 +111,7 @@ class Supervisor:
         elif received == signal.SIGHUP and not self.stopping:
             for each in self.listeners:
                 each.renewal.ask(time.monotonic())
-            self._try_reload()
-
-    def _try_reload(self) -> None:
-        """Have the settings read and checked by a process of its own, while this one goes on."""
-        self._end_trial()
-        event("reload: SIGHUP was received; the settings are tried")
-        notify(reloading())
-        served = [each.endpoint for each in self.listeners]
-        try:
-            self.trial = Trial(lambda: self.reload(served, False), RELOAD_DEADLINE)  # noqa: FBT003
-        except OSError as lacking:
-            warn(f"reload: the settings cannot be tried ({lacking}); nothing has changed")
-            notify(READY)
-
-    def _end_trial(self) -> None:
-        if self.trial is not None:
-            self.trial.close()
-            self.trial = None
-
-    def _take_up(self, trial: Trial) -> None:
-        """Have what has changed served, once a trial has found nothing wrong; until then nothing has changed."""
-        try:
-            if (code := trial.exitcode()) is None:
-                return
-            if code == TRIED:
-                self._serve(self.reload([each.endpoint for each in self.listeners], True))  # noqa: FBT003
-            else:
-                warn(f"reload: the process that tries the settings has ended ({code}); nothing has changed")
-        except TimeoutError:
-            warn(f"reload: the settings were not read within {RELOAD_DEADLINE:.0f} s; nothing has changed")
-        except (MemoryError, OSError) as lacking:
-            warn(f"reload: the settings cannot be read ({lacking!r}); nothing has changed")
-        except ConfigurationError as invalid:
-            warn(f"reload: {invalid}; nothing has changed", details=invalid.details)
-        self._end_trial()
-        notify(READY)
+            self.reloading.ask()
 
     def _serve(self, reloaded: Reloaded) -> None:
         set_up(reloaded.configuration.server.log_format)  # before the replacements are forked, which take it over
@@ -178,15 +122,15 @@ class Supervisor:
         changed = []
         for each in self.listeners:
             wanted = by_name.get(each.endpoint.listener.name, each.endpoint)
-            if not wanted.serves_like(each.endpoint):
+            each.renewal.reload(wanted)
+            if each.replacement is not None or not wanted.serves_like(each.endpoint):
                 changed.append(wanted.listener.name)
-                each.renewal.reload(wanted)
         what = f"{', '.join(changed)} will be served anew" if changed else "nothing that can be reloaded has changed"
         event(f"reload: {what}; {reloaded.sources}")
         memory.share()
 
     def _stop(self, reason: str) -> None:
-        self._end_trial()
+        self.reloading.close()
         now = time.monotonic()
         if not self.stopping:
             self.stopping, self.stop_reason, self.stop_began = True, reason, now
@@ -213,7 +157,7 @@ class Supervisor:
 
     def close(self) -> None:
         """End and give up whatever is left."""
-        self._end_trial()
+        self.reloading.close()
         self.listing.close()
         for each in self.listeners:
             each.kill()

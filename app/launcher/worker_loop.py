@@ -30,7 +30,7 @@ class WorkerLoop(uvloop.Loop):
         return build
 
     def add_signal_handler(self, sig: int, callback: Callable[..., Any], *args: Any) -> None:  # type: ignore[override]  # noqa: ANN401
-        """Register Granian's handler of SIGTERM for DRAIN, after `before_drain`; SIGINT stays ignored.
+        """Register Granian's handler of SIGTERM for DRAIN, after `before_drain`; SIGINT is not heeded.
 
         uvloop's own handlers lose a signal that comes while the loop does not run: between the application's startup and
         Granian's service, say.

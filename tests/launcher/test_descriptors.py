@@ -15,7 +15,9 @@ from functools import partial
 
 import pytest
 
-from app.launcher.descriptors import STARVED, WORKER_DESCRIPTORS, end_when_starved
+from app.launcher.descriptors import STARVED, WORKER_DESCRIPTORS, connection_limit, end_when_starved
+from app.settings import config
+from app.settings.errors import ConfigurationError
 from bench import oracle
 from tests.support.http1 import exchange, get_on_new_connection
 from tests.support.processes import is_running, open_connections, open_files, ticks, wait_until
@@ -200,3 +202,12 @@ def test_want_of_memory_does_not_end_the_watch_for_a_free_descriptor(monkeypatch
     with pytest.raises(SystemExit):
         end_when_starved("test")
     assert errors == []
+
+
+def test_there_is_room_for_all_listeners_to_be_reloaded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    configuration = config.read(config.path_of(None, {}), {"SELF_SIGNED": "1", "WORKERS": "200", "H2C_PORT": "8082"})
+    assert len(configuration.listeners) == 3
+    monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (2 * 3 * 200, 2 * 3 * 200))
+    with pytest.raises(ConfigurationError, match="WORKERS=200: "):
+        connection_limit(configuration)

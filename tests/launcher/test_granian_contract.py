@@ -9,6 +9,7 @@ import select
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from contextvars import Context
@@ -284,3 +285,18 @@ def test_a_sealed_files_path_reaches_rustls_as_it_is(pair: dict[str, str]) -> No
         server = Server("app:app", interface=Interfaces.ASGINL, ssl_cert=files[0], ssl_key=files[1], port=free_port())
         assert server.ssl_ctx[1:3] == tuple(map(str, files))
         assert all(re.fullmatch(r"/proc/self/fd/\d+", path) for path in map(str, files))
+
+
+def test_a_worker_that_dies_while_it_is_replaced_does_not_cost_its_replacement(
+    made: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replaced: list[int] = []
+    monkeypatch.setattr(Granian, "_respawn_workers", lambda _, workers, *__, **___: replaced.extend(workers))
+    dead = SimpleNamespace(
+        is_alive=lambda: False, birth=time.monotonic() - 9, inner=SimpleNamespace(exitcode=-9, pid=7), name="worker-2"
+    )
+    made.wrks = [SimpleNamespace(is_alive=lambda: True), dead]
+    made._respawn_workers([0])
+    assert replaced == []
+    made._respawn_workers([0, 1])
+    assert replaced == [1]

@@ -1,6 +1,8 @@
 """The table of app/launcher/lifecycle.py with server processes that are only said to be there: no fork, no client."""
 
+import dataclasses
 import errno
+import os
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -11,6 +13,7 @@ import pytest
 from app.launcher import lifecycle
 from app.launcher.lifecycle import Lifecycle
 from app.launcher.pair_watch import PairWatch
+from app.launcher.renewal import Renewal
 from app.launcher.server_process import Endpoint, ListenerError, ServerProcess, State, Work
 from app.launcher.sockets import ReuseportGroup
 from app.settings import certificate, config
@@ -135,3 +138,61 @@ def test_a_response_counts_though_it_is_seen_after_the_deadline(made: Lifecycle)
     assert life.deadline is not None
     made.advance(life.deadline + 1)
     assert life.state is State.SERVING
+
+
+def reloaded(endpoint: Endpoint) -> Endpoint:
+    return dataclasses.replace(endpoint, server=msgspec.structs.replace(endpoint.server, backlog=7))
+
+
+def test_a_reload_that_another_has_undone_is_not_served(made: Lifecycle) -> None:
+    serve(made)
+    renewal, before = made.renewal, made.endpoint
+    renewal.reload(reloaded(before))
+    assert renewal.wanted(time.monotonic(), before, busy=True) is None
+    renewal.reload(before)
+    assert renewal.wanted(time.monotonic(), before, busy=False) is None
+
+
+def test_a_reload_while_another_is_proved_is_served_afterwards(made: Lifecycle) -> None:
+    serve(made)
+    before = made.endpoint
+    made.renewal.reload(reloaded(before))
+    made.advance(time.monotonic())
+    made.renewal.reload(before)
+    assert isinstance(made.replacement, Told)
+    made.replacement.response = True
+    made.advance(time.monotonic())
+    assert made.endpoint.server.backlog == 7
+    wanted = made.renewal.wanted(time.monotonic(), made.endpoint, busy=False)
+    assert wanted is not None
+    assert wanted.serves_like(before)
+
+
+def test_a_pair_is_tried_with_what_is_served_last(made: Lifecycle) -> None:
+    """What was served before may have no sockets any more."""
+    asked: list[Endpoint] = []
+    renewal = Renewal(lambda endpoint: asked.append(endpoint), KeptLog())  # noqa: PLW0108 - returns None
+    renewal.served(made.endpoint)
+    later = dataclasses.replace(made.endpoint, sockets=())
+    renewal.served(later)
+    assert renewal.watch is not None
+    assert later.pair is not None
+    renewal.watch.rejected(later.pair)
+    assert asked == [later]
+
+
+def test_a_stop_shortens_a_close_notice_that_is_being_sent(made: Lifecycle) -> None:
+    now = time.monotonic()
+    serve(made).enter(State.CLOSING, now + lifecycle.NOTICE)
+    made.stop(now)
+    assert current(made).deadline == now + lifecycle.NOTICE_AT_STOP
+
+
+def test_a_process_of_another_user_in_a_group_is_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker may have executed sudo(8); kill(2) is then not permitted once all others have ended."""
+
+    def refuse_to_signal(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "killpg", refuse_to_signal)
+    ServerProcess._wait_for_workers(2**22)  # noqa: SLF001

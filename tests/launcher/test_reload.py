@@ -12,7 +12,7 @@ from bench import oracle
 from tests.support.configuration import SERVER_TOML, configured
 from tests.support.load import Loads
 from tests.support.ports import free_port
-from tests.support.processes import is_running, wait_until
+from tests.support.processes import has_signal, is_running, wait_until
 from tests.support.service import Launch, Service
 
 
@@ -162,4 +162,57 @@ def test_what_an_application_starts_while_it_is_tried_is_ended(
     waits_for(service, "reload: json-tls, json will be served anew")
     tried, _ = map(int, started.read_text().split())  # the launcher imports it, too, when it has been tried
     wait_until(lambda: not is_running(tried), "the end of what the trial had started")
+    service.stop()
+
+
+IGNORES_CHILDREN = """
+import signal
+
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+async def app(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body"})
+"""
+
+
+def test_an_application_that_ignores_sigchld_may_be_reloaded(
+    launch: Launch, tmp_path: Path, pair: dict[str, str]
+) -> None:
+    (tmp_path / "ignoring.py").write_text(IGNORES_CHILDREN)
+    service = launch(configured(tmp_path, SERVER_TOML), PYTHONPATH=str(tmp_path), WORKERS="1", **pair).ready()
+    changed = 'import = "ignoring:app"\npreload = true\n#'
+    reloaded(service, tmp_path, SERVER_TOML.replace('import = "app:app"', changed))
+    wait_until(lambda: service.errors.path.read_text().count(" reloaded: ") == 2, "both", 20)
+    service.stop()
+
+
+IMPORTED_LATE = """
+import os, time
+
+if os.path.exists(os.environ["TRIED"]):
+    while not os.path.exists(os.environ["GO"]):
+        time.sleep(0.01)
+open(os.environ["TRIED"], "w").close()
+
+async def app(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body"})
+"""
+
+
+def test_a_reload_that_is_asked_for_during_the_start_waits_for_its_end(
+    launch: Launch, tmp_path: Path, pair: dict[str, str]
+) -> None:
+    (tmp_path / "late.py").write_text(IMPORTED_LATE)
+    go = tmp_path / "go"
+    environment = {"PYTHONPATH": str(tmp_path), "TRIED": str(tmp_path / "tried"), "GO": str(go), "WORKERS": "1"}
+    service = launch(APPLICATION="late:app", APPLICATION_PRELOAD="false", **environment, **pair)
+    wait_until(lambda: bool(service.server_processes), "the first server process", 20)
+    service.signal(signal.SIGHUP)
+    wait_until(lambda: not has_signal(service.process.pid, signal.SIGHUP, "SigPnd", "ShdPnd"), "SIGHUP to be taken")
+    go.touch()
+    waits_for(service, "reload: nothing that can be reloaded has changed")
+    said = service.errors.path.read_text()
+    assert said.index(" started after ") < said.index("reload: SIGHUP was received")
     service.stop()

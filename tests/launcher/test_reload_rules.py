@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -103,3 +104,11 @@ def test_a_trial_that_is_killed_changes_nothing(launch: Launch, pair: dict[str, 
     )
     assert service.server_processes == processes
     service.stop()
+
+
+def test_a_file_without_any_listener_that_is_served_is_rejected() -> None:
+    before = served(read())
+    configuration = read()
+    others = tuple(replace(each, name=f"other-{each.name}") for each in configuration.listeners)
+    with pytest.raises(ConfigurationError, match=r"has none of the listeners that are served \(json-tls, json\)"):
+        reload(lambda: replace(configuration, listeners=others), before, True)  # noqa: FBT003

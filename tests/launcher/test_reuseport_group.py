@@ -1,14 +1,16 @@
 """The sockets of a port, on loopback: their order, and which of them a connection gets."""
 
+import multiprocessing
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from app.launcher.child import Child
 from app.launcher.sockets import ReuseportGroup
 from app.settings import config
 from app.settings.application import main_application
@@ -17,7 +19,7 @@ from app.settings.errors import ConfigurationError
 from app.settings.files import NamedFile
 from app.settings.tables import Server
 from tests.support.ports import free_port, is_free
-from tests.support.processes import ROOT, open_files
+from tests.support.processes import ROOT, open_files, wait_until
 
 MANY = 60  # connections: with 3 sockets, one gets none in a run of 2.4e10
 
@@ -199,3 +201,37 @@ def test_a_group_without_filters_says_so_and_goes_on(group: ReuseportGroup, monk
     assert sum(counts(group, members)) == MANY
     group.close()
     assert is_free(group.listener.port)
+
+
+def held_in_a_fork(group: ReuseportGroup, path: Path, fork: Callable[[Callable[[], None]], None]) -> int:
+    """Fork a process by `fork`, which writes a file at `path`; return how many of the group's sockets it has open."""
+    sockets = {str(Path(f"/proc/self/fd/{each.fileno()}").readlink()) for each in group.held}
+
+    def work() -> None:
+        with os.scandir("/proc/self/fd") as found:  # so that the folder is open until its own descriptor is read
+            path.write_text("\n".join(str(Path(each.path).readlink()) for each in found))
+
+    fork(work)
+    return len(sockets & set(path.read_text().splitlines()))
+
+
+def by_multiprocessing(work: Callable[[], None]) -> None:
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    process.join(10)
+
+
+def through(child: Child) -> None:
+    wait_until(lambda: child.exitcode is not None, "the end of a child")
+
+
+def test_what_an_application_forks_holds_no_socket(group: ReuseportGroup, tmp_path: Path) -> None:
+    """A preloaded one does so in the launcher: its socket would keep a number, and connections would wait in it."""
+    listening(group, 2)
+    assert held_in_a_fork(group, tmp_path / "forked", by_multiprocessing) == 0
+    assert held_in_a_fork(group, tmp_path / "child", lambda work: through(Child(work))) == 0
+
+
+def test_a_child_may_keep_the_sockets(group: ReuseportGroup, tmp_path: Path) -> None:
+    listening(group, 2)
+    assert held_in_a_fork(group, tmp_path / "child", lambda work: through(Child(work, keeps_sockets=True))) == 2

@@ -12,8 +12,9 @@ from unittest import mock
 import pytest
 
 from app.launcher import signals, supervisor
+from app.launcher.reloading import Reloaded
 from app.launcher.server_process import ListenerError, State, Work
-from app.launcher.supervisor import FAILED, Reloaded, Supervisor
+from app.launcher.supervisor import FAILED, Supervisor
 from app.settings.errors import ConfigurationError
 
 Act = Callable[[], None]

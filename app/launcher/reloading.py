@@ -1,0 +1,96 @@
+"""A reload, from SIGHUP until what it has found is to be served; whatever fails in between changes nothing."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from app.launcher import signals
+from app.launcher.log import event, warn
+from app.launcher.notify import READY, notify, reloading
+from app.launcher.server_process import Endpoint
+from app.launcher.trial import TRIED, Trial
+from app.settings.config import Configuration
+from app.settings.errors import ConfigurationError
+
+DEADLINE = 60.0  # seconds in which settings have to be read and checked
+
+
+@dataclass(frozen=True)
+class Reloaded:
+    """What a reload has found: what is to be served, in place of the endpoints of the same names, and what is not."""
+
+    configuration: Configuration
+    endpoints: Sequence[Endpoint]
+    left: Sequence[str]
+    """Lines about what needs a restart."""
+    sources: str
+    """Where all of it comes from, as a part of a line."""
+
+
+Reload = Callable[[Sequence[Endpoint], bool], Reloaded]
+"""Reads and checks the settings; gets what is served, and whether that has been tried in another process already.
+
+Raises ConfigurationError."""
+
+
+class Reloading:
+    """The settings are read and checked by a process of their own, then by the launcher, which goes on meanwhile."""
+
+    def __init__(self, reload: Reload, serve: Callable[[Reloaded], None]) -> None:
+        """Wait to be asked; `serve` gets what a reload has found."""
+        self.reload = reload
+        self.serve = serve
+        self._is_asked = False
+        self._trial: Trial | None = None
+
+    def ask(self) -> None:
+        """Begin at the next `advance`, anew if a reload is under way."""
+        self._is_asked = True
+
+    def next_event(self) -> float | None:
+        """Return when `advance` has something to do, if no signal comes before (time.monotonic); None for never."""
+        return self._trial.deadline if self._trial is not None else None
+
+    def advance(self, served: Sequence[Endpoint]) -> None:
+        """Do what is due; `served` is what the listeners serve."""
+        if self._is_asked:
+            self._begin(served)
+        elif self._trial is not None:
+            self._take_up(self._trial, served)
+
+    def _begin(self, served: Sequence[Endpoint]) -> None:
+        self.close()
+        self._is_asked = False
+        event("reload: SIGHUP was received; the settings are tried")
+        notify(reloading())
+        try:
+            self._trial = Trial(lambda: self.reload(served, False), DEADLINE)  # noqa: FBT003
+        except OSError as lacking:
+            warn(f"reload: the settings cannot be tried ({lacking}); nothing has changed")
+            notify(READY)
+
+    def _take_up(self, trial: Trial, served: Sequence[Endpoint]) -> None:
+        try:
+            if (code := trial.exitcode()) is None:
+                return
+            if code == TRIED:
+                try:
+                    found = self.reload(served, True)  # noqa: FBT003
+                finally:
+                    signals.take_over()  # again: an application that was imported may have ignored SIGCHLD, say
+                self.serve(found)
+            else:
+                warn(f"reload: the process that tries the settings has ended ({code}); nothing has changed")
+        except TimeoutError:
+            warn(f"reload: the settings were not read within {DEADLINE:.0f} s; nothing has changed")
+        except ConfigurationError as invalid:
+            warn(f"reload: {invalid}; nothing has changed", details=invalid.details)
+        except Exception as failed:  # noqa: BLE001 - the service goes on with what it has, whatever it is; reported
+            warn(f"reload: the settings cannot be read ({failed!r}); nothing has changed")
+        self.close()
+        notify(READY)
+
+    def close(self) -> None:
+        """End what is tried."""
+        if self._trial is not None:
+            self._trial.close()
+            self._trial = None
