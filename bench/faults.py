@@ -231,7 +231,7 @@ def pause(service: Service) -> str:
 
 
 def kill_worker(service: Service) -> str:
-    """Kill a worker, and wait for another; two deaths within 5.5 s would be a crash loop."""
+    """Kill a worker, and wait for another."""
     send(service.worker(), signal.SIGKILL)
     wait_until(service.is_whole, "another worker", 60)
     time.sleep(6)

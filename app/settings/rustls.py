@@ -1,4 +1,4 @@
-"""What rustls accepts of a pair and of clients' authorities: it ends a worker with a panic when it starts."""
+"""The rules by which rustls accepts a pair and clients' authorities: with any other a worker panics at its start."""
 
 import warnings
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""An application that responds with what it was found of the client, and can take its time."""
+"""An application that responds with what its scope says of the client, after a delay if asked."""
 
 import asyncio
 import json
