@@ -1,5 +1,6 @@
 # What teams deploy: `docker build --target service`. Without a target it is the arena's entry, at the end.
-# BASE may be any image with Python 3.11 or later, pip and env(1) of GNU coreutils; a digest pins it: --build-arg BASE=python@sha256:...
+# BASE may be any image with Python 3.11 or later, pip and env(1) of GNU coreutils; a digest pins it:
+# --build-arg BASE=python@sha256:...
 ARG BASE=python:3.13-slim
 FROM ${BASE} AS service
 

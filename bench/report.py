@@ -79,7 +79,8 @@ not 200, a socket error or a subject that ended makes a measurement an error.
 
 What the hypervisor stole and what other processes used is watched during each burst; between bursts a piece of work that
 is always the same is timed (bench/noise.py). A round is disturbed if others used too much, or if that work once took more
-than {SWING} times as long as at its fastest. It is taken again; at most a third as many are as count. {_noise(result)}
+than {SWING} times as long as at its fastest. It is taken again,
+but at most one for every three that count. {_noise(result)}
 
 - {environment.date}; {environment.cpu}, {environment.cpus} CPUs; Linux {environment.kernel};
   load {environment.load[0]:.2f} at the start

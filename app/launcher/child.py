@@ -4,9 +4,10 @@ import ctypes
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import NoReturn
 
@@ -23,18 +24,20 @@ def title(role: str) -> str:
 class Child:
     """A child process that does some work and ends. Unlike multiprocessing's it holds no pipe for others to inherit."""
 
-    def __init__(self, work: Callable[[], None], *, leads_group: bool = False, keeps_sockets: bool = False) -> None:
+    def __init__(
+        self, work: Callable[[], None], *, leads_group: bool = False, keeps: Collection[socket.socket] = ()
+    ) -> None:
         """Fork it. If it `leads_group`, what it starts is ended (SIGKILL) when it has ended. Raises OSError.
 
-        It `keeps_sockets` of listeners open, or has them closed like any other fork of this process.
+        Of the listeners' sockets it `keeps` some open; any other fork of this process has none.
         """
         parent = os.getpid()
         self.leads_group = leads_group
-        _fork.keeps_sockets = keeps_sockets
+        _fork.keeps = keeps
         try:
             self.pid = os.fork()
         finally:
-            _fork.keeps_sockets = False
+            _fork.keeps = ()
         if self.pid == 0:
             if leads_group:
                 os.setpgid(0, 0)
@@ -70,9 +73,10 @@ _not_reaped: dict[int, Child] = {}
 _fork = threading.local()  # of the thread that forks: a preloaded application may have others that do
 
 
-def keeps_sockets() -> bool:
-    """Return, at a fork, whether it is that of a `Child` that keeps the sockets of listeners open."""
-    return getattr(_fork, "keeps_sockets", False)
+def kept_sockets() -> Collection[socket.socket]:
+    """Return, at a fork, which sockets of listeners the new process keeps open: a `Child` may keep some."""
+    kept: Collection[socket.socket] = getattr(_fork, "keeps", ())
+    return kept
 
 
 def reap_others() -> None:

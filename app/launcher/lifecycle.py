@@ -16,14 +16,13 @@ PROVING, which have no clients, and are killed; a second one kills all.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
 from app.launcher.log import ListenerLog
 from app.launcher.renewal import Renewal
 from app.launcher.server_process import Endpoint, ListenerError, ServerProcess, State, Work
-from app.launcher.sockets import ReuseportGroup
 from app.settings.tables import Server
 
 HANDSHAKES = 10.5  # seconds until the last handshake that a predecessor has begun is over: Granian gives it 10
@@ -37,14 +36,12 @@ class Lifecycle:
     def __init__(
         self,
         endpoint: Endpoint,
-        groups: Sequence[ReuseportGroup],
         work: Work,
         on_serving: Callable[[Endpoint, str], None],
     ) -> None:
         """Start nothing yet; `on_serving` gets what is served from then on, and what it is if it replaces something."""
         self.endpoint = endpoint
         self.group = endpoint.group
-        self.groups = groups
         self.work = work
         self.on_serving = on_serving
         self.current: ServerProcess | None = None
@@ -81,13 +78,13 @@ class Lifecycle:
 
     def _launch(self, life: ServerProcess) -> None:
         life.enter(State.PROVING, time.monotonic() + self.settings.start_deadline + SPARE)
-        life.start(self.work.serve, self.groups)
+        life.start(self.work.serve)
         self._prove(life)
 
     def _prove(self, life: ServerProcess) -> None:
         clients_to = life if self.current is None else self.current
         try:
-            life.prove(self.groups, clients_to.endpoint.sockets, self.settings.start_deadline)
+            life.prove(clients_to.endpoint.sockets, self.settings.start_deadline)
         except OSError as error:
             self._fail(life, f"listener {self.endpoint.listener.name} cannot be asked for a response ({error})")
 

@@ -66,11 +66,6 @@ class GroupWithMetrics(ReuseportGroup):
         super().remove(sockets)
         self.metrics.remove(self._beside.pop(sockets[0], []))
 
-    def close_but(self, sockets: Sequence[socket.socket] = ()) -> None:
-        """Close this process's hold on all but `sockets` and the one beside them."""
-        super().close_but(sockets)
-        self.metrics.close_but(self._beside.get(sockets[0], ()) if sockets else ())
-
     def close(self) -> None:
         """Give up both ports, as far as this process holds them."""
         super().close()
@@ -79,4 +74,4 @@ class GroupWithMetrics(ReuseportGroup):
 
 def socket_beside(group: ReuseportGroup, sockets: Sequence[socket.socket]) -> socket.socket | None:
     """Return the socket for metrics that goes together with `sockets`, members of `group`; None if metrics are off."""
-    return group.beside(sockets)[0] if isinstance(group, GroupWithMetrics) else None
+    return next(iter(group.beside(sockets)), None)

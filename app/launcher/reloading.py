@@ -43,11 +43,13 @@ class Reloading:
         self._trial: Trial | None = None
 
     def ask(self) -> None:
-        """Begin at the next `advance`, anew if a reload is under way."""
+        """Begin at the next `advance`, anew if a reload is under way; there is none before all listeners are started."""
         self._is_asked = True
 
     def next_event(self) -> float | None:
         """Return when `advance` has something to do, if no signal comes before (time.monotonic); None for never."""
+        if self._is_asked:
+            return 0.0
         return self._trial.deadline if self._trial is not None else None
 
     def advance(self, served: Sequence[Endpoint]) -> None:
@@ -59,7 +61,6 @@ class Reloading:
 
     def _begin(self, served: Sequence[Endpoint]) -> None:
         self.close()
-        self._is_asked = False
         event("reload: SIGHUP was received; the settings are tried")
         notify(reloading())
         try:
@@ -90,7 +91,8 @@ class Reloading:
         notify(READY)
 
     def close(self) -> None:
-        """End what is tried."""
+        """End what is tried, and forget what was asked for."""
+        self._is_asked = False
         if self._trial is not None:
             self._trial.close()
             self._trial = None

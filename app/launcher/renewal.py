@@ -15,6 +15,9 @@ PAUSE = 1.0  # seconds between the end of a predecessor and the look at a pair t
 class Renewal:
     """The reasons for which a listener's server process is replaced."""
 
+    _served: Endpoint
+    """What is served; there is none before `served`."""
+
     def __init__(self, rejected: Callable[[Endpoint], str | None], reports: ListenerLog) -> None:
         """Watch nothing yet; `rejected` is that of `Work`."""
         self.rejected = rejected
@@ -22,7 +25,6 @@ class Renewal:
         self.watch: PairWatch | None = None
         self.expiry: Expiry | None = None
         self.is_reload = False  # whether it was a reload that asked for what is tried, or was served last
-        self._served: Endpoint | None = None
         self._reloaded: Endpoint | None = None
         self._waits = False
 
@@ -41,7 +43,7 @@ class Renewal:
 
     def _rejected(self, pair: Pair) -> str | None:
         """Ask for the opinion of a pair with what is served now: sockets that were served before are closed."""
-        return self.rejected(replace(self._served, pair=pair)) if self._served is not None else None
+        return self.rejected(replace(self._served, pair=pair))
 
     def next_event(self) -> float | None:
         """Return when there is something to look at (time.monotonic); None for never."""

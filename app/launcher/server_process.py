@@ -99,34 +99,27 @@ class ServerProcess:
         """Change the state."""
         self.state, self.deadline = state, deadline
 
-    def start(self, serve: Callable[[Endpoint], None], groups: Sequence[ReuseportGroup]) -> None:
-        """Start the server process, which keeps no socket of `groups` open but its own.
-
-        Raises OSError if it cannot be forked.
-        """
+    def start(self, serve: Callable[[Endpoint], None]) -> None:
+        """Start the server process, which keeps no socket open but its own. Raises OSError if it cannot be forked."""
 
         def work() -> None:
             os.setsid()  # a Ctrl-C on the terminal is the launcher's to handle, and `kill` ends a whole group
             signal.signal(DRAIN, signal.SIG_DFL)  # until Granian handles it
-            for group in groups:
-                group.close_but(self.endpoint.sockets if group is self.endpoint.group else ())
             serve(self.endpoint)
 
-        self._server = Child(work, keeps_sockets=True)
+        sockets = self.endpoint.sockets
+        self._server = Child(work, keeps=[*sockets, *self.endpoint.group.beside(sockets)])
 
-    def prove(self, groups: Sequence[ReuseportGroup], clients_to: Sequence[socket.socket], seconds: int) -> None:
+    def prove(self, clients_to: Sequence[socket.socket], seconds: int) -> None:
         """Start to ask each worker for a response; the sockets `clients_to` get other connections meanwhile.
 
         Raises OSError if that process cannot be forked.
         """
 
         def work() -> None:
-            for group in groups:
-                if group is not self.endpoint.group:
-                    group.close_but()
             _ask_each_worker(self.endpoint, clients_to, seconds, self._error)
 
-        self._prober = Child(work, keeps_sockets=True)
+        self._prober = Child(work, keeps=self.endpoint.group.members)
 
     def proved(self) -> bool | None:
         """Return whether every worker has responded; None until that is known."""

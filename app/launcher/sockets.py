@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 
-from app.launcher.child import keeps_sockets
+from app.launcher.child import kept_sockets
 from app.settings.config import Listener, reachable
 from app.settings.errors import ConfigurationError, shown
 from app.settings.tables import Server
@@ -183,9 +183,9 @@ class ReuseportGroup:
         self.members = [each for each in self.members if each not in sockets]
         self.held = [each for each in self.held if each not in sockets]
 
-    def close_but(self, sockets: Sequence[socket.socket] = ()) -> None:
-        """Close this process's hold on all but `sockets`, in a process that has a part of the group."""
-        close_from_the_last([each for each in self.held if each not in sockets])
+    def beside(self, sockets: Sequence[socket.socket]) -> Sequence[socket.socket]:  # noqa: ARG002 - a subclass has some
+        """Return what goes together with `sockets`, which `bind` has returned: nothing."""
+        return ()
 
     def close(self) -> None:
         """Give up the port, as far as this process holds it."""
@@ -197,14 +197,14 @@ _groups: weakref.WeakSet[ReuseportGroup] = weakref.WeakSet()
 
 
 def _close_in_forks() -> None:
-    """Close all sockets in what the launcher, or an application that it has imported, forks.
+    """Close the sockets that are not kept in what the launcher, or an application that it has imported, forks.
 
     A socket that such a process holds stays a member after the launcher has closed it: it keeps its number, connections
     wait in it for ever, and `ReuseportGroup.members` is no longer the kernel's order.
     """
-    for group in [] if keeps_sockets() else list(_groups):
+    for group in list(_groups):
         if group.owner == os.getppid():  # a server process forks its workers, which have their own
-            group.close_but()
+            close([each for each in group.held if each not in kept_sockets()])
 
 
 os.register_at_fork(after_in_child=_close_in_forks)

@@ -34,8 +34,7 @@ class Supervisor:
         """Start nothing yet."""
         self.configuration = configuration
         self.example = example
-        groups = [each.group for each in endpoints]
-        self.listeners = [Lifecycle(each, groups, work, self._report_serving) for each in endpoints]
+        self.listeners = [Lifecycle(each, work, self._report_serving) for each in endpoints]
         self.waiting = list(self.listeners)  # not started yet
         self.listing = Listing()
         self.reloading = Reloading(reload, self._serve)
@@ -79,7 +78,9 @@ class Supervisor:
 
     def _advance(self) -> None:
         now = time.monotonic()
-        for each in self.listeners:
+        if self.started:
+            self.reloading.advance([each.endpoint for each in self.listeners])
+        for each in self.listeners:  # after a reload: what it has found is served from here on
             each.advance(now)
         self.listing.write((each.settings.host, each.endpoint.listener) for each in self.listeners)
         # Listeners start in this order: when the last one responds, all do.
@@ -92,14 +93,12 @@ class Supervisor:
             self.started = True
             event(f"started after {now - self.began:.2f} s: all listeners respond")
             notify(READY)
-        if self.started:
-            self.reloading.advance([each.endpoint for each in self.listeners])
 
     def _seconds(self) -> float | None:
         if not self._has_lives():  # before the first
             return 0.0
         times = [each.next_event() for each in self.listeners]
-        times.append(self.reloading.next_event())
+        times.append(self.reloading.next_event() if self.started else None)
         first = min((each for each in times if each is not None), default=None)
         return None if first is None else first - time.monotonic()
 

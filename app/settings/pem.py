@@ -14,8 +14,8 @@ COMMENT = re.compile(rb"^[ \t]*#.*", re.MULTILINE)
 def certificates(file: NamedFile, pem: bytes, otherwise: str) -> list[x509.Certificate]:
     """Return the certificates that a file holds.
 
-    Raises ConfigurationError, which says `otherwise`, if they are not PEM. The parser skips one that
-    is cut short; here it is an error.
+    Raises ConfigurationError, which says `otherwise`, if they are not PEM. The parser skips one that is
+    cut short; here it is an error.
     """
     pem = COMMENT.sub(b"", pem)
     if b"-----BEGIN TRUSTED CERTIFICATE-----" in pem:

@@ -2,10 +2,11 @@
 
 import os
 import signal
+import subprocess
 import sys
 
 from app.launcher.child import Child, reap_others
-from tests.support.processes import children, wait_until
+from tests.support.processes import ROOT, children, wait_until
 
 
 def test_reaping_others_takes_no_exit_status_of_ours() -> None:
@@ -27,3 +28,26 @@ def test_reaping_others_takes_no_exit_status_of_ours() -> None:
     made = Child(work)
     wait_until(lambda: made.exitcode is not None, "the end", 15)
     assert made.exitcode == 0
+
+
+RAISES_BESIDE_A_THREAD = """
+import threading
+from app.launcher.child import end_with
+
+threading.Thread(target=threading.Event().wait).start()
+end_with(lambda: 1 // 0)
+"""
+
+
+def test_an_exception_ends_a_process_in_which_a_thread_goes_on() -> None:
+    """An application that is preloaded may have started one in the launcher."""
+    ended = subprocess.run(
+        [sys.executable, "-c", RAISES_BESIDE_A_THREAD],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "ZeroDivisionError" in ended.stderr

@@ -58,7 +58,7 @@ def made(pair: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Life
     listener = Listener("test", free_port(), "TEST_PORT", "TEST_PORT", "http/1.1", application, files)
     with closing(ReuseportGroup(server, listener)) as group:
         endpoint = Endpoint(server, listener, certificate.load(files), None, group, group.bind(2))
-        one = Lifecycle(endpoint, [group], Work(lambda _: None, lambda _: None), lambda *_: None)
+        one = Lifecycle(endpoint, Work(lambda _: None, lambda _: None), lambda *_: None)
         one.start()
         yield one
 

@@ -136,6 +136,11 @@ def test_listeners_that_come_go_or_move_need_a_restart(launch: Launch, tmp_path:
     service.stop()
 
 
+RESPONDS = """
+async def app(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body"})
+"""
 STARTS_A_PROCESS = """
 import multiprocessing, os, time
 
@@ -143,17 +148,13 @@ started = multiprocessing.get_context("fork").Process(target=time.sleep, args=(6
 started.start()
 with open(os.environ["STARTED"], "a") as file:
     print(started.pid, file=file)
-
-async def app(scope, receive, send):
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body"})
 """
 
 
 def test_what_an_application_starts_while_it_is_tried_is_ended(
     launch: Launch, tmp_path: Path, pair: dict[str, str]
 ) -> None:
-    (tmp_path / "starting.py").write_text(STARTS_A_PROCESS)
+    (tmp_path / "starting.py").write_text(STARTS_A_PROCESS + RESPONDS)
     started = tmp_path / "started"
     environment = {"PYTHONPATH": str(tmp_path), "STARTED": str(started), "WORKERS": "1"}
     service = launch(configured(tmp_path, SERVER_TOML), **environment, **pair).ready()
@@ -169,17 +170,13 @@ IGNORES_CHILDREN = """
 import signal
 
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-
-async def app(scope, receive, send):
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body"})
 """
 
 
 def test_an_application_that_ignores_sigchld_may_be_reloaded(
     launch: Launch, tmp_path: Path, pair: dict[str, str]
 ) -> None:
-    (tmp_path / "ignoring.py").write_text(IGNORES_CHILDREN)
+    (tmp_path / "ignoring.py").write_text(IGNORES_CHILDREN + RESPONDS)
     service = launch(configured(tmp_path, SERVER_TOML), PYTHONPATH=str(tmp_path), WORKERS="1", **pair).ready()
     changed = 'import = "ignoring:app"\npreload = true\n#'
     reloaded(service, tmp_path, SERVER_TOML.replace('import = "app:app"', changed))
@@ -194,17 +191,13 @@ if os.path.exists(os.environ["TRIED"]):
     while not os.path.exists(os.environ["GO"]):
         time.sleep(0.01)
 open(os.environ["TRIED"], "w").close()
-
-async def app(scope, receive, send):
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body"})
 """
 
 
 def test_a_reload_that_is_asked_for_during_the_start_waits_for_its_end(
     launch: Launch, tmp_path: Path, pair: dict[str, str]
 ) -> None:
-    (tmp_path / "late.py").write_text(IMPORTED_LATE)
+    (tmp_path / "late.py").write_text(IMPORTED_LATE + RESPONDS)
     go = tmp_path / "go"
     environment = {"PYTHONPATH": str(tmp_path), "TRIED": str(tmp_path / "tried"), "GO": str(go), "WORKERS": "1"}
     service = launch(APPLICATION="late:app", APPLICATION_PRELOAD="false", **environment, **pair)
@@ -215,4 +208,15 @@ def test_a_reload_that_is_asked_for_during_the_start_waits_for_its_end(
     waits_for(service, "reload: nothing that can be reloaded has changed")
     said = service.errors.path.read_text()
     assert said.index(" started after ") < said.index("reload: SIGHUP was received")
+    service.stop()
+
+
+def test_a_reload_waits_for_no_other_event(launch: Launch, tmp_path: Path) -> None:
+    """Without a pair nothing else wakes the launcher."""
+    text = (
+        SERVER_TOML.partition("[[listener]]")[0] + '[[listener]]\nname = "json"\nport_variable = "PORT"\nport = 8080\n'
+    )
+    service = launch(configured(tmp_path, text), WORKERS="1").ready()
+    reloaded(service, tmp_path, text.replace("backlog = 16384", "backlog = 100"))
+    waits_for(service, " reloaded: ")
     service.stop()
