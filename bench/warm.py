@@ -92,8 +92,9 @@ def parse(output: str, responses: Responses, load: Load, body: float, samples: S
         raise MeasurementError(f"h2load gives no figures: {output.strip()[-300:]!r}")
     received = int(traffic[1]) / number
     # 0 is none: h2load reads no status if no reason phrase follows it (RFC 9112, section 4, has it optional; hypercorn
-    # sends none), and now and then none of uvicorn's. Then the bytes have to be right: those of a body, and of a head.
-    unread = responses.statuses <= {"0", "200"} and body <= received <= body + 1000
+    # sends none), and now and then none of uvicorn's. Then the bytes have to be right: those of a body, and of a head. With
+    # a few requests a connection not all paths are asked for as often, which moved the average by a tenth.
+    unread = responses.statuses <= {"0", "200"} and body * 0.8 <= received <= body * 1.2 + 1000
     if not (responses.statuses == {"200"} or unread) or " 0 errored, 0 timeout" not in output:
         raise MeasurementError(f"{counts[0]}; statuses {sorted(responses.statuses)}, {received} bytes a response")
     if load.rate and number < load.rate * load.seconds * 0.9:

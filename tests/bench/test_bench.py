@@ -10,8 +10,9 @@ import pytest
 
 from bench import oracle, results
 from bench.generators import MeasurementError, parse_h2load, parse_h2load_streams, parse_wrk
-from bench.measurements import STEPS
+from bench.measurements import STEPS, throughput
 from bench.measurements.arena import Arena
+from bench.measurements.base import Rate
 from bench.measurements.framework import Framework
 from bench.measurements.throughput import Throughput
 from bench.plan import KEY_TYPES, Pair, Plan
@@ -105,6 +106,25 @@ def test_what_h2load_could_not_measure_over_http2_is_an_error(name: str, said: s
 def test_what_h2load_could_not_measure_is_an_error(name: str, requests: int, said: str) -> None:
     with pytest.raises(MeasurementError, match=said):
         parse_h2load(output(name), requests, 1)
+
+
+def test_a_slow_subject_has_time_to_open_its_connections() -> None:
+    plan = Plan([], {}, lambda *_: None)
+    for slow in throughput.SLOW:
+        assert throughput.load_of(plan, 256, tls=True, subject=slow).warm == 8.5
+        assert throughput.load_of(plan, 8, tls=True, subject=slow) == throughput.load_of(plan, 8, tls=True)
+    assert throughput.load_of(plan, 256, tls=True, subject="fastpysgi") == throughput.load_of(plan, 256, tls=True)
+
+
+def test_who_is_left_out_is_said() -> None:
+    rate = Rate(rps=1, p50=1, p99=1, bytes=1, ratio=None, bursts=[])
+
+    def reading(number: int, *names: str) -> str:
+        return Throughput(profile="json-tls", connections=number, subjects=dict.fromkeys(names, rate)).reading()
+
+    assert reading(256) == ""
+    assert reading(4096, "granian-json", "nginx").startswith("uvicorn, hypercorn, node are left out")
+    assert reading(4096, "granian-json", "uvicorn") == ""  # of a result before they were
 
 
 def test_turns_go_to_and_fro() -> None:

@@ -56,8 +56,13 @@ def test_responses_whose_status_was_not_read_are_read_by_bytes() -> None:
     # h2load reads no status without a reason phrase.
     load, unread = Load(8), responses(status="0")
     assert parse(OUTPUT, unread, load, BODY, []).rps == 8000
-    with pytest.raises(MeasurementError):
-        parse(OUTPUT, unread, load, 201, [])
+    # 200 bytes a response: a body, a fifth more or less as not all paths are asked for as often, and a head.
+    for body in (166, 0):
+        assert parse(OUTPUT, unread, load, body, []).rps == 8000
+    big = OUTPUT.replace("(1600000)", "(16000000)")
+    for output, body in ((OUTPUT, 251), (big, 830)):
+        with pytest.raises(MeasurementError, match="bytes a response"):
+            parse(output, unread, load, body, [])
 
 
 def test_a_status_that_was_not_read_among_others_is_no_error() -> None:
