@@ -1,4 +1,4 @@
-"""The command: `python -m bench` measures; `report` writes bench/REPORT.md, `compare A.json B.json` two results."""
+"""The command: measure; measure `again` what was disturbed in a result; write the `report`; `compare` two results."""
 
 import argparse
 import os
@@ -9,6 +9,8 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+from msgspec import structs
 
 from bench import comparison, report, results, terminal
 from bench.measurements import STEPS
@@ -31,8 +33,8 @@ class UsageError(Exception):
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("command", nargs="?", choices=["measure", "report", "compare"], default="measure")
-    parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="two results, for compare")
+    parser.add_argument("command", nargs="?", choices=["measure", "again", "report", "compare"], default="measure")
+    parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="two results for compare, one for again")
     parser.add_argument("--full", action="store_true", help="all measurements and subjects, not the short form")
     parser.add_argument("--list", action="store_true", help="list measurements and subjects")
     parser.add_argument("--only", nargs="+", metavar="MEASUREMENT")
@@ -78,7 +80,13 @@ def check_machine() -> None:
 
 
 def measure(steps: Sequence[Step], subjects: Sequence[Subject], rounds: int) -> list[Measurement]:
-    """Go through the steps, and show the progress."""
+    """Go through the steps, and show the progress. Raises UsageError if nothing can be measured here."""
+    if rounds < 1:
+        raise UsageError(f"--rounds {rounds}: must be 1 or more")
+    check_machine()
+    # Thousands of connections need as many open files: those of the load generators, and of each subject alike.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     measurements: list[Measurement] = []
     with tempfile.TemporaryDirectory(prefix="bench-pairs-") as folder, Progress() as progress:
         pairs = {kind: Pair(Path(folder), kind) for kind in KEY_TYPES}
@@ -90,33 +98,54 @@ def measure(steps: Sequence[Step], subjects: Sequence[Subject], rounds: int) -> 
         print(f"{len(steps)} measurements, about {minutes(sum(costs))} on a calm machine", flush=True)
         for number, step in enumerate(steps):
             progress.start(number)
-            measurements += step.measure(plan)
+            measurements += [structs.replace(each, step=step.name) for each in step.measure(plan)]
         os.sched_setaffinity(0, plan.cpus)
     return measurements
 
 
 def run(options: argparse.Namespace) -> int:
     """Measure, keep the result and print it; the exit status is 1 if a subject failed. Raises UsageError."""
-    if options.rounds < 1:
-        raise UsageError(f"--rounds {options.rounds}: must be 1 or more")
     if options.files:
-        raise UsageError(f"{options.files[0]}: unexpected; only compare takes files")
+        raise UsageError(f"{options.files[0]}: unexpected; only compare and again take files")
     steps = chosen_steps(options.only, full=options.full)
     subjects = chosen_subjects(options.subjects, all_of_them=options.full or options.only is not None)
-    check_machine()
-    # Thousands of connections need as many open files: those of the load generators, and of each subject alike.
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     environment = results.environment()
     measurements = measure(steps, subjects, options.rounds)
-    form = "full" if options.full else "short"
-    options.results.mkdir(exist_ok=True)
-    path = options.results / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{form}.json"
     result = results.Result(environment, {each.name: each.what for each in subjects}, measurements, results.BOOTSTRAP)
+    return keep(options.results, "full" if options.full else "short", result)
+
+
+def again(options: argparse.Namespace) -> int:
+    """Measure again what others disturbed in a result, and keep it with what is as before. Raises UsageError."""
+    if len(options.files) != 1:
+        raise UsageError("again: name one result, such as bench/results/A-full.json")
+    if options.full or options.subjects is not None:
+        raise UsageError("again: takes neither --full nor --subjects, as both are the result's; --only chooses of it")
+    (path,) = options.files
+    before = _read(path)
+    steps = [
+        each
+        for each in chosen_steps(options.only, full=True)
+        if any(kept.disturbed for kept in before.measurements if kept.step == each.name)
+    ]
+    if not steps:
+        raise UsageError(f"{path}: nothing that was chosen is said to be disturbed; `python -m bench` measures all")
+    environment = results.environment()
+    if changed := comparison.changes(before.environment, environment):
+        raise UsageError(f"{path}: {'; '.join(changed)}: its figures go with no others; measure all with --full")
+    measurements = measure(steps, chosen_subjects(list(before.subjects), all_of_them=False), options.rounds)
+    form = "full" if path.stem.endswith("-full") else "short"
+    return keep(options.results, form, before.with_again(measurements, environment.date))
+
+
+def keep(folder: Path, form: str, result: results.Result) -> int:
+    """Write a result, and print it; the exit status is 1 if a subject failed."""
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{form}.json"
     results.write(path, result)
     terminal.show(terminal.wide(), result)
     print(f"written to {path}; `python -m bench report` makes bench/REPORT.md of the newest full one")
-    return 1 if any(each.errors for each in measurements) else 0
+    return 1 if any(each.errors for each in result.measurements) else 0
 
 
 def compare(files: Sequence[Path]) -> int:
@@ -145,6 +174,8 @@ def main() -> int:
     try:
         if options.command == "compare":
             return compare(options.files)
+        if options.command == "again":
+            return again(options)
         return report.write(RESULTS) if options.command == "report" else run(options)
     except UsageError as error:
         print(f"bench: {error}", file=sys.stderr)

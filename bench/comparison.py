@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from bench.results import Result
+from bench.results import Environment, Result
 from bench.stats import Ratio
 
 RATIOS = ("ratio", "cpu_ratio", "p99_ratio")
@@ -30,19 +30,24 @@ class Row(NamedTuple):
 
 def differences(before: Result, after: Result) -> list[str]:
     """Say what was measured with other versions, or on another machine, and which runs were disturbed."""
-    ours, theirs = before.environment, after.environment
+    lines = changes(before.environment, after.environment)
+    if before.interval != after.interval:
+        lines.append(f"interval: {before.interval} before, {after.interval} after")
+    for when, result in (("before", before), ("after", after)):
+        if count := sum(each.disturbed > 0 for each in result.measurements):
+            lines.append(f"{when}: {count} measurements were disturbed")
+    return lines
+
+
+def changes(ours: Environment, theirs: Environment) -> list[str]:
+    """Say which versions and which machine are others."""
     pairs: dict[str, tuple[object, object]] = {
         name: (getattr(ours, name), getattr(theirs, name)) for name in ("cpu", "cpus", "kernel", "python")
     }
     for kind in ("packages", "programs"):
         versions: tuple[Mapping[str, str], Mapping[str, str]] = (getattr(ours, kind), getattr(theirs, kind))
         pairs |= {name: (versions[0].get(name), versions[1].get(name)) for name in {**versions[0], **versions[1]}}
-    pairs["interval"] = (before.interval, after.interval)
-    lines = [f"{name}: {one} before, {two} after" for name, (one, two) in pairs.items() if one != two]
-    for when, result in (("before", before), ("after", after)):
-        if count := sum(each.disturbed > 0 for each in result.measurements):
-            lines.append(f"{when}: {count} measurements were disturbed")
-    return lines
+    return [f"{name}: {one} before, {two} after" for name, (one, two) in pairs.items() if one != two]
 
 
 def rows(before: Result, after: Result) -> list[Row]:

@@ -8,7 +8,7 @@ from bench.measurements.steady import MEASURE, SHARES, Share
 from bench.measurements.throughput import HEADLINE, Throughput, connections
 from bench.results import Result
 from bench.subjects import ASGI_SERVERS, SERVICE
-from bench.tables import paragraph, section
+from bench.tables import bullets, paragraph, section
 
 WITHIN = 1.03
 """Servers whose figures differ by less are called equal."""
@@ -66,15 +66,18 @@ def _times(subjects: Mapping[str, Rate]) -> str:
     return listed(parts) if parts else ""
 
 
-def choice(result: Result) -> str:
-    """Say which server to choose for the same application, for many clients, for one, and at a steady rate."""
+def choice(result: Result, steady: Sequence[float] = SHARES) -> str:
+    """Say which server to choose for the same application, for many clients, for one, and at steady rates.
+
+    Those are `steady`, as shares of what MEASURE can do.
+    """
     sentences = [
         f"For {connections(number)} at full speed choose {_best(figures)}."
         for number, each in reversed(over_tls(result).items())
         if number in (HEADLINE, 1)
         and (figures := {name: rate.rps for name, rate in each.subjects.items() if name in ASGI_SERVERS})
     ]
-    for share in shares(result).values():
+    for share in (each for each in shares(result).values() if each.share in steady):
         of = {name: rate for name, rate in share.subjects.items() if name in ASGI_SERVERS}
         tail = {name: 1 / rate.p99 for name, rate in of.items()}
         cpu = {name: 1 / rate.cpu for name, rate in of.items() if rate.cpu}
@@ -129,11 +132,11 @@ def readme_section(result: Result) -> str:
     gained = [each.reading() for each in result.measurements if isinstance(each, Framework)]
     parts = [
         measured,
-        "\n".join(f"- {line}" for line in headlines(result)),
+        bullets(headlines(result)),
         section(headline).strip(),
         f"In brackets: {result.interval}.",
         picture("json-tls", "json-tls: rates by connections", "bench/results"),
-        choice(result),
+        choice(result, SHARES[:1]),
         losses(result),
         paragraph(gained),
     ]

@@ -8,7 +8,7 @@ from bench.charts import draw
 from bench.noise import SWING
 from bench.reading import choice, headlines, losses, readme_section
 from bench.subjects import ROOT
-from bench.tables import aims, table, text
+from bench.tables import aims, bullets, table, text
 
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 
@@ -53,7 +53,8 @@ Made by `python -m bench report` from `{source}`, which has every burst.
 
 ## Which server to choose
 
-{"".join(f"- {line}{chr(10)}" for line in headlines(result))}
+{bullets(headlines(result))}
+
 {choice(result)}
 
 {losses(result)}

@@ -63,6 +63,17 @@ class Result(msgspec.Struct, omit_defaults=True):
     measurements: Sequence[Measurement]
     interval: str = MIDDLE_HALF
 
+    def with_again(self, measured: Sequence[Measurement], date: str) -> "Result":
+        """Put what was measured again in the place of what its step had measured, where it is the less disturbed."""
+        measurements = list(self.measurements)
+        for step in {each.step for each in measured}:
+            new, old = ([each for each in of if each.step == step] for of in (measured, measurements))
+            if sum(each.disturbed for each in new) < sum(each.disturbed for each in old):
+                place = measurements.index(old[0])
+                measurements = [each for each in measurements if each.step != step]
+                measurements[place:place] = [msgspec.structs.replace(each, again=date) for each in new]
+        return msgspec.structs.replace(self, measurements=measurements)
+
 
 class _Kept(msgspec.Struct):
     environment: Environment

@@ -19,6 +19,14 @@ def paragraph(sentences: Sequence[str]) -> str:
     return textwrap.fill(" ".join(each for each in sentences if each), WIDTH, break_on_hyphens=False)
 
 
+def bullets(lines: Sequence[str]) -> str:
+    """Write a list."""
+    return "\n".join(
+        textwrap.fill(line, WIDTH, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
+        for line in lines
+    )
+
+
 def noise(measurement: Measurement) -> str:
     """Say if others used the machine meanwhile; empty if not."""
     if measurement.disturbed:
@@ -37,7 +45,8 @@ def section(measurement: Measurement) -> str:
     empty = [""] * (len(head) - 2)
     failed = [[name, f"error: {error}", *empty] for name, error in measurement.errors.items()]
     command = f"\n\n`{measurement.command}`" if measurement.command else ""
-    sentences = paragraph([noise(measurement), measurement.reading()])
+    again = f"Measured again {measurement.again}, as others had used the machine." if measurement.again else ""
+    sentences = paragraph([again, noise(measurement), measurement.reading()])
     reading = f"\n{sentences}\n" if sentences else ""
     return f"### {title}{command}\n\n{table(head, [*rows, *failed])}\n{reading}"
 

@@ -39,6 +39,10 @@ class Measurement(msgspec.Struct, tag_field="measurement", kw_only=True, omit_de
     """Rounds that were disturbed, and taken again."""
     disturbed: int = 0
     """Rounds that were disturbed and count nevertheless."""
+    step: str = ""
+    """The name of the step that measured it; results before December 2026 have none."""
+    again: str = ""
+    """When it was measured again, if it was."""
 
     def table(self) -> Table:
         """Return the figures, without the errors."""

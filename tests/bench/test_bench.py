@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from bench import oracle, results
 from bench.generators import MeasurementError, parse_h2load, parse_h2load_streams, parse_wrk
@@ -171,7 +172,13 @@ def test_measurements_and_subjects_are_listed_without_load_generators(tmp_path: 
         ),
         (("--subjects", "uvcorn"), "bench: --subjects uvcorn: unknown; known are granian-json, granian-ceiling,"),
         (("--rounds", "0"), "bench: --rounds 0: must be 1 or more"),
-        (("measure", "a.json"), "bench: a.json: unexpected; only compare takes files"),
+        (("measure", "a.json"), "bench: a.json: unexpected; only compare and again take files"),
+        (("again",), "bench: again: name one result, such as"),
+        (("again", "a.json", "--full"), "bench: again: takes neither --full nor --subjects"),
+        (
+            ("again", "bench/results/20261124T000524Z-full.json"),
+            "bench: bench/results/20261124T000524Z-full.json: nothing",
+        ),
         (("compare", "a.json"), "bench: compare: name two results"),
         (("compare", "README.md", "README.md"), "bench: README.md: JSON is malformed"),
         (("compare", "a.json", "b.json"), "bench: a.json: [Errno 2] No such file"),
@@ -243,6 +250,34 @@ def test_a_short_run_measures_real_subjects(tmp_path: Path) -> None:
     assert measured.environment.packages["granian"]
     assert measured.environment.unpinned == []
     assert measured.interval == results.BOOTSTRAP
+
+
+@pytest.mark.skipif(not shutil.which("wrk") or not shutil.which("h2load"), reason="needs wrk and h2load")
+def test_what_was_disturbed_is_measured_again(tmp_path: Path) -> None:
+    first = tmp_path / "20260101T000000Z-full.json"
+    environment = results.environment()
+    rate = Rate(rps=1, p50=1, p99=1, bytes=1, ratio=None, bursts=[])
+    others = [
+        Throughput(profile="json-tls", connections=64, subjects={"granian-json": rate}, step=step, disturbed=disturbed)
+        for step, disturbed in (("in-process", 2), ("json-tls-64", 0), ("json-tls-8", 1))
+    ]
+    subjects = {"granian-json": "this service"}
+    results.write(first, results.Result(environment, subjects, others, results.BOOTSTRAP))
+    again = bench("again", str(first), "--only", "in-process", "json-tls-64", "--results", str(tmp_path), timeout=120)
+    assert again.returncode == 0, again
+    assert again.stdout.startswith("1 measurements, about")
+    (new,) = set(tmp_path.iterdir()) - {first}
+    assert new.name.endswith("-full.json")
+    measured, *kept = results.read(new).measurements
+    assert (measured.table().title, measured.step, measured.disturbed) == ("A request in process", "in-process", 0)
+    assert measured.again
+    assert kept == others[1:]
+    elsewhere = structs.replace(environment, cpu="another")
+    results.write(first, results.Result(elsewhere, subjects, others, results.BOOTSTRAP))
+    refused = bench("again", str(first))
+    assert refused.returncode == 2
+    assert "cpu: another before, " in refused.stderr
+    assert "its figures go with no others" in refused.stderr
 
 
 @pytest.mark.server

@@ -86,6 +86,21 @@ def test_a_measurement_that_stayed_disturbed_says_so() -> None:
     )
 
 
+def test_what_was_measured_again_takes_its_place_if_it_is_less_disturbed() -> None:
+    def measured(step: str, disturbed: int, rps: float) -> Throughput:
+        subjects = {"granian-json": rate(rps)}
+        return Throughput(profile="json-tls", connections=1, subjects=subjects, step=step, disturbed=disturbed)
+
+    before = result(measured("a", 3, 1), measured("b", 3, 1), measured("b", 0, 1), measured("c", 0, 1))
+    again = [measured("a", 3, 2), measured("b", 1, 2), measured("b", 1, 2)]
+    kept = before.with_again(again, "today").measurements
+    assert [each.step for each in kept] == ["a", "b", "b", "c"]
+    assert [each.again for each in kept] == ["", "today", "today", ""]
+    assert "Measured again today, as others had used the machine. **Disturbed**" in " ".join(
+        tables.section(kept[1]).split()
+    )
+
+
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: path.name)
 def test_results_are_read_as_they_were_written(path: Path, tmp_path: Path) -> None:
     kept = results.read(path)

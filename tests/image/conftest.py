@@ -2,9 +2,7 @@
 
 import json
 import random
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from bench import oracle
 from tests.support.certificates import write_self_signed
-from tests.support.container import ARENA_IMAGE, SERVICE_IMAGE, Container, Run, built, docker
-from tests.support.ports import free_ports
+from tests.support.container import ARENA_IMAGE, SERVICE_IMAGE, Run, built, docker, running
 
 
 @pytest.fixture(scope="session")
@@ -32,31 +29,6 @@ def arena_image() -> str:
 def identity(name: str) -> str:
     """Return an image's identity, which stays if another checkout builds the name meanwhile."""
     return docker("image", "inspect", "-f", "{{.Id}}", name).strip()
-
-
-@contextmanager
-def running(image: str, *variables: str) -> Iterator[Run]:
-    """Run an image on the host's network, on free ports that those variables name; the containers go with the test."""
-    containers: list[str] = []
-
-    def start(*options: str) -> Container:
-        port, tls_port, h2c_port = free_ports(3)
-        ports = {"PORT": port, "TLS_PORT": tls_port, "H2C_PORT": h2c_port}
-        chosen = [part for name in variables for part in ("-e", f"{name}={ports[name]}")]
-        begin = time.monotonic()
-        identity = (
-            docker("run", "-d", "--network", "host", *chosen, "-e", "SELF_SIGNED=1", *options, image)
-            .strip()
-            .splitlines()[-1]
-        )
-        containers.append(identity)
-        return Container(identity, port, tls_port, h2c_port, begin)
-
-    try:
-        yield start
-    finally:
-        for identity in containers:
-            docker("rm", "-f", identity, check=False)
 
 
 @pytest.fixture

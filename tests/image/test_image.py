@@ -14,7 +14,7 @@ import trustme
 
 from bench import oracle
 from tests.support.certificates import issue
-from tests.support.container import GIB, HARDENED, SERVICE_IMAGE, Container, Run, built, docker, mounts
+from tests.support.container import GIB, HARDENED, SERVICE_IMAGE, Container, Run, built, docker, mounts, running
 from tests.support.ports import free_ports
 from tests.support.processes import ROOT, pasted, wait_until
 
@@ -185,6 +185,16 @@ def test_a_pair_of_an_authority_is_verified(run: Run, tmp_path: Path, arena_cert
     assert httpx.get(url, verify=context, trust_env=False).content == oracle.body(7, 2)
     assert tmp_path.exists()
     container.stop()
+
+
+@pytest.mark.usefixtures("image")
+def test_an_application_of_ones_own_goes_on_top() -> None:
+    name = built(f"{SERVICE_IMAGE}-own", "--build-arg", f"SERVICE={SERVICE_IMAGE}", "examples")
+    with running(name, "PORT", "TLS_PORT") as start:
+        container = start(*HARDENED, "--tmpfs", "/tmp").ready()  # noqa: S108 - the container's
+        assert container.get("/hello/Ada?greeting=Hi").json() == {"message": "Hi, Ada!"}
+        assert container.get("/json/2").status_code == 404
+        container.stop()
 
 
 def test_the_compose_benchmark_loads_the_service(image: str, tmp_path: Path) -> None:

@@ -2,13 +2,15 @@
 
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
 
+from tests.support.ports import free_ports
 from tests.support.processes import ROOT, wait_until
 
 SERVICE_IMAGE, ARENA_IMAGE = "granian-json-test-service", "granian-json-test-arena"
@@ -80,6 +82,31 @@ class Container:
 
 
 Run = Callable[..., Container]
+
+
+@contextmanager
+def running(image: str, *variables: str) -> Iterator[Run]:
+    """Run an image on the host's network, on free ports that those variables name; the containers go with the test."""
+    containers: list[str] = []
+
+    def start(*options: str) -> Container:
+        port, tls_port, h2c_port = free_ports(3)
+        ports = {"PORT": port, "TLS_PORT": tls_port, "H2C_PORT": h2c_port}
+        chosen = [part for name in variables for part in ("-e", f"{name}={ports[name]}")]
+        begin = time.monotonic()
+        identity = (
+            docker("run", "-d", "--network", "host", *chosen, "-e", "SELF_SIGNED=1", *options, image)
+            .strip()
+            .splitlines()[-1]
+        )
+        containers.append(identity)
+        return Container(identity, port, tls_port, h2c_port, begin)
+
+    try:
+        yield start
+    finally:
+        for identity in containers:
+            docker("rm", "-f", identity, check=False)
 
 
 def mounts(dataset: Path, certs: Path) -> tuple[str, ...]:
