@@ -32,8 +32,8 @@ $(DEVELOPMENT): $(RUNTIME) requirements-dev.txt
 serve: $(RUNTIME)  ## serve, without a pair a self-signed one; settings from server.toml and the environment
 	@exec $(BIN)/python -m app --self-signed
 
-test: $(DEVELOPMENT)  ## run the test suite, three and a half to five minutes; says how much of app/service and app/settings it covers
-	@$(BIN)/python -m pytest -m 'not container and not swarm' --numprocesses 4 --dist loadgroup --cov
+test: $(DEVELOPMENT)  ## run the test suite, three to five minutes; says how much of app/service and app/settings it covers
+	@$(BIN)/python -m pytest -m 'not container and not swarm' --numprocesses 6 --dist loadgroup --cov
 
 test-fast: $(DEVELOPMENT)  ## run the tests that need no server process, under half a minute
 	@$(BIN)/python -m pytest -m 'not container and not swarm and not server' --numprocesses 2

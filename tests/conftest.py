@@ -24,10 +24,13 @@ RUN_A_SERVER = {"service", "h2c_service", "launch"}  # fixtures; a test that doe
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a server process, so that `make test-fast` leaves it out."""
+    """Mark what needs a server process, so that `make test-fast` leaves it out, and order by length."""
     for item in items:
         if isinstance(item, pytest.Function) and RUN_A_SERVER & set(item.fixturenames):
             item.add_marker("server")
+    items.sort(
+        key=lambda item: item.get_closest_marker("long") is None
+    )  # what is long first, so that nobody waits for it
 
 
 @pytest.fixture(scope="session")

@@ -26,10 +26,10 @@ def loaded(tmp_path_factory: pytest.TempPathFactory, pair: dict[str, str]) -> It
 @pytest.mark.parametrize(
     "measure",
     [
-        pytest.param(lambda target: soak.held(target, 256, Span(2), tls=True), id="TLS held open"),
-        pytest.param(lambda target: soak.held(target, 1024, Span(2), tls=False), id="plaintext held open"),
-        pytest.param(lambda target: soak.handshakes(target, 64, Span(2)), id="handshakes"),
-        pytest.param(lambda target: soak.come_and_go(target, 64, Span(2, rounds=2)), id="coming and going"),
+        pytest.param(lambda target: soak.held(target, 256, Span(1), tls=True), id="TLS held open"),
+        pytest.param(lambda target: soak.held(target, 1024, Span(1), tls=False), id="plaintext held open"),
+        pytest.param(lambda target: soak.handshakes(target, 64, Span(1)), id="handshakes"),
+        pytest.param(lambda target: soak.come_and_go(target, 64, Span(1, rounds=2)), id="coming and going"),
     ],
 )
 def test_a_load_is_served_and_leaves_nothing(loaded: Service, authority_file: Path, measure: Measure) -> None:

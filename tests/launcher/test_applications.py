@@ -265,6 +265,7 @@ def test_web_sockets_are_served_and_closed_with_1012_at_a_stop(
     assert service.errors.read_text() == ""
 
 
+@pytest.mark.long
 def test_streams_and_web_sockets_at_a_renewal(
     start: Callable[..., Service],
     client: httpx.Client,

@@ -76,6 +76,7 @@ def test_what_a_framework_does_works_on_all_listeners(
                 assert web_socket.recv() == text
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("runs", ["loop", "inline"])
 def test_renewals_under_load_fail_no_request(
     launch: Launch, authority: trustme.CA, trust: ssl.SSLContext, tmp_path: Path, runs: str
@@ -98,7 +99,7 @@ def test_renewals_under_load_fail_no_request(
                 for _ in range(10):
                     number += 1
                     assert client.get(f"/items/{number}", params={"q": "x"}).json()["number"] == number
-                    time.sleep(0.02)  # the rest of the machine is for other tests
+                    time.sleep(0.05)  # the rest of the machine is for other tests
         return number
 
     def client() -> httpx.Client:

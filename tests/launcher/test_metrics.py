@@ -101,7 +101,7 @@ class Scraper:
         self.ending = threading.Event()
 
     def scrape_until_the_end(self) -> None:
-        while not self.ending.wait(0.02):
+        while not self.ending.wait(0.05):
             try:
                 self.samples.append(scrape(self.url))
             except (httpx.HTTPError, AssertionError) as error:
@@ -120,6 +120,7 @@ def scraping(url: str) -> Iterator[Scraper]:
         thread.join()
 
 
+@pytest.mark.long
 def test_the_process_that_serves_tells_its_metrics_while_a_pair_is_renewed(renewing: Renewing) -> None:
     """No scrape fails until the predecessor has ended; once the replacement has responded, nobody else does."""
     service = renewing.start(METRICS_PORT=str(free_row(2)))

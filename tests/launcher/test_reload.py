@@ -37,6 +37,7 @@ def shortened(path: Path, number: int) -> str:
     return str(path)
 
 
+@pytest.mark.long
 def test_a_number_is_served_by_all_listeners_and_no_request_fails(
     launch: Launch, load: Loads, tmp_path: Path, pair: dict[str, str]
 ) -> None:
@@ -44,7 +45,7 @@ def test_a_number_is_served_by_all_listeners_and_no_request_fails(
     service = launch(configured(tmp_path, text), WORKERS="", **pair)
     service.environment["WORKERS"] = "2"  # what is waited for
     before = service.ready().server_processes
-    loads = [load(service, name, 4) for name in ("json", "json-tls")]
+    loads = [load(service, name, 4, pause=0.02) for name in ("json", "json-tls")]
     for each in loads:
         each.opened()
         each.begin()

@@ -49,7 +49,7 @@ class Requests:
                     if self.ending.is_set():
                         return
                     self.send(client)
-                    self.ending.wait(0.01)  # the rest of the machine is for other tests
+                    self.ending.wait(0.03)  # the rest of the machine is for other tests
 
     def send(self, client: httpx.Client) -> None:
         try:
@@ -75,6 +75,7 @@ class Requests:
             thread.join()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("workers", "replace", "order", "drained"),  # every two of the first three meet in one of the four
     [

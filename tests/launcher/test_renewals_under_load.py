@@ -60,6 +60,7 @@ class Handshake:
         self.socket.close()
 
 
+@pytest.mark.long
 def test_the_last_of_three_quick_renewals_is_served_by_two_server_processes_at_most(
     renewing: Renewing,
 ) -> None:

@@ -66,7 +66,8 @@ def terminal() -> Iterator[tuple[int, str]]:
 
 def test_it_ends_with_the_terminal_that_it_was_started_from(launch: Launch, terminal: tuple[int, str]) -> None:
     """A session's leader gets the first terminal that it opens."""
-    service = launch(wrapper=with_outputs(f"< {terminal[1]}")).ready()
+    with_hangup = ("env", "--default-signal=HUP")  # whoever started the tests may have ignored it, as nohup does
+    service = launch(wrapper=(*with_hangup, *with_outputs(f"< {terminal[1]}"))).ready()
     os.close(terminal[0])
     assert service.wait() == 0
     service.gone()

@@ -174,6 +174,7 @@ def test_many_connections_delay_nobody(listening: socket.socket) -> None:
     assert turns > 5
 
 
+@pytest.mark.long
 def test_of_a_listener(
     launch: Launch, pair: dict[str, str], trust: ssl.SSLContext, authority_context: ssl.SSLContext, tmp_path: Path
 ) -> None:
