@@ -1,6 +1,7 @@
 """What the report, the README and the terminal say of the figures in sentences; none is typed by hand."""
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 from bench.measurements.base import Rate
 from bench.measurements.framework import Framework
@@ -18,7 +19,8 @@ WHY = {
 }
 ONE_CONNECTION = (
     "With one connection there is nothing to do while a request crosses from Granian's I/O thread to the thread that runs"
-    " Python, and its response back; fastpysgi reads, runs the application and writes in one thread."
+    " Python, and its response back; fastpysgi reads, runs the application and writes in one thread, and polls without"
+    " sleeping: it takes its whole CPU at any rate."
 )
 
 
@@ -80,32 +82,49 @@ def choice(result: Result, steady: Sequence[float] = SHARES) -> str:
     for share in (each for each in shares(result).values() if each.share in steady):
         of = {name: rate for name, rate in share.subjects.items() if name in ASGI_SERVERS}
         tail = {name: 1 / rate.p99 for name, rate in of.items()}
+        tied = {name for name, rate in of.items() if (ratio := rate.p99_ratio) and ratio.low <= 1 <= ratio.high}
         cpu = {name: 1 / rate.cpu for name, rate in of.items() if rate.cpu}
         if tail and cpu:
             sentences.append(
                 f"At {share.rate:,.0f} requests a second, {share.share:.0%} of what {MEASURE} can do, the shortest p99"
-                f" has {_best(tail, 'ms')}, and the least CPU time a request {_best(cpu, 'us')}."
+                f" has {_best(tail, 'ms', tied)}, and the least CPU time a request {_best(cpu, 'us')}."
             )
     return paragraph(sentences)
 
 
-def _best(figures: Mapping[str, float], unit: str = "") -> str:
-    """Name the server with the highest figure (with a unit: of 1 / figure), and those that are as good."""
+def _best(figures: Mapping[str, float], unit: str = "", tied: AbstractSet[str] = frozenset()) -> str:
+    """Name the server with the highest figure (with a unit: of 1 / figure), and those that are as good.
+
+    Those are within WITHIN of it, or `tied`: not told from this service by the interval of their ratio.
+    """
     ranked = sorted(figures, key=lambda name: -figures[name])
-    equal = [name for name in ranked if figures[name] * WITHIN >= figures[ranked[0]]]
+    equal = [
+        name for name in ranked if figures[name] * WITHIN >= figures[ranked[0]] or {name, ranked[0]} <= tied | {SERVICE}
+    ]
     rest = [name for name in ranked if name not in equal][:2]
     shown = {name: f"{1 / figures[name]:.2f} {unit}" if unit else f"{figures[name]:,.0f} a second" for name in ranked}
     best = " or ".join(f"{name} ({shown[name]})" for name in equal)
     return f"{best}, before {listed([f'{name} ({shown[name]})' for name in rest])}" if rest else best
 
 
+def trust(result: Result) -> str:
+    """Say how many measurements were disturbed, if any was."""
+    number = sum(each.disturbed > 0 for each in result.measurements)
+    if not number:
+        return ""
+    return (
+        f"The machine was not calm: in {number} of {len(result.measurements)} measurements others disturbed some of the"
+        " rounds that count. Rely on an order only where the intervals are apart, and on no second digit."
+    )
+
+
 def losses(result: Result) -> str:
-    """Say who is faster over TLS, with how many connections, and why."""
+    """Say who is faster over TLS beyond the interval, with how many connections, and why."""
     at = over_tls(result)
     faster: dict[str, list[tuple[int, float]]] = {}
     for number, each in at.items():
         for name, rate in each.subjects.items():
-            if name != SERVICE and rate.ratio and rate.ratio.median > 1:
+            if name != SERVICE and rate.ratio and rate.ratio.low > 1:
                 faster.setdefault(name, []).append((number, rate.ratio.median))
     sentences = []
     for name, lost in faster.items():
@@ -133,6 +152,7 @@ def readme_section(result: Result) -> str:
     parts = [
         measured,
         bullets(headlines(result)),
+        paragraph([trust(result)]),
         section(headline).strip(),
         f"In brackets: {result.interval}.",
         picture("json-tls", "json-tls: rates by connections", "bench/results"),

@@ -6,9 +6,9 @@ from pathlib import Path
 from bench import results
 from bench.charts import draw
 from bench.noise import SWING
-from bench.reading import choice, headlines, losses, readme_section
+from bench.reading import choice, headlines, losses, readme_section, trust
 from bench.subjects import ROOT
-from bench.tables import aims, bullets, table, text
+from bench.tables import aims, bullets, paragraph, table, text
 
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 
@@ -55,6 +55,8 @@ Made by `python -m bench report` from `{source}`, which has every burst.
 
 {bullets(headlines(result))}
 
+{paragraph([trust(result)])}
+
 {choice(result)}
 
 {losses(result)}
@@ -70,11 +72,15 @@ but one are stopped meanwhile (SIGSTOP).
 A burst is warm before it counts: its connections are open, handshakes done, and it has sent requests for some tenths of
 a second (seconds with thousands of connections), which count for nothing. Handshakes are measured in measurements of
 their own. The generator is h2load, which leaves out a warm-up and logs the latency of each response; wrk costs about as
-much CPU time, but counts from its first connection on, and adds latencies that it did not measure. It sends what h2load
-cannot (baseline, limited-conn).
+much CPU time, but counts from its first connection on, and adds latencies that it did not measure. wrk sends what
+h2load cannot (baseline, limited-conn), after a second that does not count; its connections open while it counts.
 
-Ratios are taken burst by burst against the first subject of a table, which is this service in all but one. In brackets:
-{result.interval}. Do not compare the rates of different runs; `python -m bench compare A.json B.json` compares ratios.
+The mix is the arena's: bodies of 1 to 50 items, each with a multiplier of its own (bench/oracle.py, which also computes
+what their bodies have to be). "The arena" is HttpArena, whose profiles docs/arena.md explains.
+
+Ratios are taken burst by burst against the first subject of a table, which is this service in all but one; sentences
+and aims have them the other way round: this service over another. A ratio is the median of the rounds' ratios, which is
+not the ratio of the medians. In brackets: {result.interval}. Do not compare the rates of different runs; `python -m bench compare A.json B.json` compares ratios.
 CPU time is that of all of a subject's processes and threads, over the responses of the same time. A response that is
 not 200, a socket error or a subject that ended makes a measurement an error.
 

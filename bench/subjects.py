@@ -200,7 +200,7 @@ SUBJECTS = (
     Subject("hypercorn", "hypercorn (uvloop), the same application", _hypercorn, (*HTTP1, "json-h2c")),
     Subject("fastpysgi", "fastpysgi, the same application", _fastpysgi, (*HTTP1, "json-comp", "arena"), short=True),
     Subject("node", "node's http, JSON.stringify", _node, needs="node"),
-    Subject("nginx-files", "nginx serving the same bodies as files: the limit", _nginx, needs="nginx"),
+    Subject("nginx-files", "nginx serving the same bodies as files, as a measure", _nginx, needs="nginx"),
     *(
         Subject(f"starlette-{name}", f"a Starlette application on {where}", command, ("framework",), short=True)
         for name, where, command in (

@@ -56,6 +56,10 @@ class Share(Measurement, tag="share"):
         """Return a name without the rate, which each run finds anew."""
         return f"json-tls at {self.share:.0%} of {MEASURE}'s capacity"
 
+    def reading(self) -> str:
+        """Say what the rate is a share of, as each measurement finds it anew."""
+        return f"Just before, {MEASURE} could do {self.rate / self.share:,.0f} a second." if self.rate else ""
+
     def table(self) -> Table:
         """Return a row for each subject."""
         rows = [

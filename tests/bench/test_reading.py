@@ -178,6 +178,24 @@ def test_the_report_says_which_server_to_choose_and_where_this_one_loses() -> No
     assert max(map(len, section.split("<picture>")[1].splitlines())) <= 120
 
 
+def test_what_its_interval_does_not_tell_from_this_service_is_equal() -> None:
+    of = {"granian-json": rate(p99=1.1, cpu=20), "uvicorn": rate(p99=3, cpu=40), "fastpysgi": rate(p99=1.0, cpu=90)}
+    of["fastpysgi"].p99_ratio = Ratio(0.98, 0.5, 1.6)
+    of["uvicorn"].p99_ratio = Ratio(2.7, 1.9, 4)
+    said = reading.choice(result(Share(share=0.5, rate=12_300, connections=64, subjects=of)))
+    assert "the shortest p99 has fastpysgi (1.00 ms) or granian-json (1.10 ms), before uvicorn" in " ".join(
+        said.split()
+    )
+    of["fastpysgi"].ratio = Ratio(1.03, 0.92, 1.29)
+    assert reading.losses(result(Throughput(profile="json-tls", connections=8, subjects=of))) == ""
+
+
+def test_how_many_measurements_were_disturbed_is_said() -> None:
+    calm, other = (Throughput(profile="json", connections=1, subjects={}, disturbed=each) for each in (0, 2))
+    assert reading.trust(result(calm)) == ""
+    assert "in 1 of 2 measurements" in reading.trust(result(calm, other))
+
+
 def test_what_the_starlette_application_takes_is_read_from_its_table() -> None:
     subjects = {"starlette-uvicorn": rate(8000), "starlette-loop": rate(10000, 1.25)}
     assert Framework(connections=64, subjects=subjects).reading() == ""
