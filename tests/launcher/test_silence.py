@@ -91,19 +91,30 @@ def test_only_silent_connections_to_the_port_are_closed(listening: socket.socket
         assert silence.requests == {}
 
 
+def bound(family: int, address: tuple[str, int]) -> socket.socket:
+    """Return a socket of an address that other such sockets may have, too."""
+    made = socket.socket(family)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.bind(address)
+    return made
+
+
 def test_an_address_that_another_connection_had_is_no_excuse(listening: socket.socket) -> None:
     """A client that has asked, resets, and comes again from the same port is as silent as any."""
     host, port, *_ = listening.getsockname()
     silence = Silence(application, port, 0.2)
     with ExitStack() as stack:
-        first = socket.create_connection((host, port))
-        source = first.getsockname()[:2]
+        holder = stack.enter_context(bound(listening.family, (host, 0)))  # or another test might get the port meanwhile
+        source = holder.getsockname()[:2]
+        first = bound(listening.family, source)
+        first.connect((host, port))
         accepted = listening.accept()[0]
         ask(silence, first).close()
         first.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         first.close()
         accepted.close()
-        again = stack.enter_context(socket.create_connection((host, port), source_address=source))
+        again = stack.enter_context(bound(listening.family, source))
+        again.connect((host, port))
         stack.enter_context(listening.accept()[0])
         time.sleep(0.3)
         silence.close()
