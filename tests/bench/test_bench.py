@@ -226,13 +226,16 @@ def test_a_variant_keeps_as_many_connections_as_the_service() -> None:
 def test_a_short_run_measures_real_subjects(tmp_path: Path) -> None:
     starlette = [f"starlette-{name}" for name in ("uvicorn", "loop", "inline")]
     steps = ("json-tls-8", "framework", "echo-8")
-    result = bench(
-        *("--rounds", "1", "--only", *steps, "--subjects", "granian-json", *starlette, "--results", str(tmp_path)),
-        timeout=240,
-    )
-    assert result.returncode == 0, result
+    for folder in (tmp_path / "first", tmp_path / "second", tmp_path / "third"):
+        result = bench(
+            *("--rounds", "1", "--only", *steps, "--subjects", "granian-json", *starlette, "--results", str(folder)),
+            timeout=240,
+        )
+        if result.returncode != 1:  # 1: a subject has no figures, as other tests kept connections from opening in time
+            break
+    assert result.returncode == 0, result.stdout
     assert re.search(r"^3 measurements, about \d+ s on a calm machine$", result.stdout, re.MULTILINE)
-    (path,) = tmp_path.iterdir()
+    (path,) = folder.iterdir()
     measured = results.read(path)
     encrypted, framework, *of_arena = measured.measurements
     for each in (encrypted, *of_arena):
