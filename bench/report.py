@@ -49,7 +49,7 @@ def report(result: results.Result, source: str, drawings: str) -> str:
     )
     return f"""# What was measured
 
-Made by `python -m bench report` from `{source}`, which has every burst.
+Made by `python -m bench report` from `{source}`, which has every burst that counts.
 
 ## Which server to choose
 
@@ -78,9 +78,10 @@ h2load cannot (baseline, limited-conn), after a second that does not count; its 
 The mix is the arena's: bodies of 1 to 50 items, each with a multiplier of its own (bench/oracle.py, which also computes
 what their bodies have to be). "The arena" is HttpArena, whose profiles docs/arena.md explains.
 
-Ratios are taken burst by burst against the first subject of a table, which is this service in all but one; sentences
-and aims have them the other way round: this service over another. A ratio is the median of the rounds' ratios, which is
-not the ratio of the medians. In brackets: {result.interval}. Do not compare the rates of different runs; `python -m bench compare A.json B.json` compares ratios.
+Ratios are taken burst by burst against the first subject of a table, which is this service in all but one; the list at
+the top and the aims have them the other way round, this service over another. A ratio is the median of the rounds'
+ratios, which is not the ratio of the medians. In brackets: {result.interval}.
+Do not compare the rates of different runs; `python -m bench compare A.json B.json` compares ratios.
 CPU time is that of all of a subject's processes and threads, over the responses of the same time. A response that is
 not 200, a socket error or a subject that ended makes a measurement an error.
 

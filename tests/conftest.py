@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("server")
     items.sort(
         key=lambda item: item.get_closest_marker("long") is None
-    )  # what is long first, so that nobody waits for it
+    )  # so that nobody waits for a long one at the end
 
 
 @pytest.fixture(scope="session")

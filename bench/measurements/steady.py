@@ -58,7 +58,7 @@ class Share(Measurement, tag="share"):
 
     def reading(self) -> str:
         """Say what the rate is a share of, as each measurement finds it anew."""
-        return f"Just before, {MEASURE} could do {self.rate / self.share:,.0f} a second." if self.rate else ""
+        return f"Just before, {MEASURE} did about {self.rate / self.share:,.0f} a second." if self.rate else ""
 
     def table(self) -> Table:
         """Return a row for each subject."""
