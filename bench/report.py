@@ -33,7 +33,7 @@ def _noise(result: results.Result) -> str:
     retaken = sum(each.retaken for each in result.measurements)
     disturbed = [each.table().title for each in result.measurements if each.disturbed]
     if disturbed:
-        return f"**Rounds that count were disturbed** in these measurements: {'; '.join(disturbed)}."
+        return f"**Rounds that count were disturbed** in these measurements:\n\n{bullets(disturbed)}"
     return f"{retaken} rounds were disturbed and taken again; none that counts was."
 
 
@@ -41,12 +41,18 @@ def report(result: results.Result, source: str, drawings: str) -> str:
     """Write bench/REPORT.md; `source` is the file that holds the result."""
     environment = result.environment
     versions = ", ".join(f"{name} {version}" for name, version in environment.packages.items())
-    programs = "; ".join(environment.programs.values())
     pinned = (
         f"not those of requirements-dev.txt: {', '.join(environment.unpinned)}"
         if environment.unpinned
         else "those pinned in requirements-dev.txt"
     )
+    machine = f"{environment.cpu}, {environment.cpus} CPUs; Linux {environment.kernel}"
+    measured_with = [
+        f"{environment.date}; {machine}; load {environment.load[0]:.2f} at the start",
+        f"Python {environment.python}",
+        f"{versions}; {pinned}",
+        "; ".join(environment.programs.values()),
+    ]
     return f"""# What was measured
 
 Made by `python -m bench report` from `{source}`, which has every burst that counts.
@@ -85,16 +91,15 @@ Do not compare the rates of different runs; `python -m bench compare A.json B.js
 CPU time is that of all of a subject's processes and threads, over the responses of the same time. A response that is
 not 200, a socket error or a subject that ended makes a measurement an error.
 
-What the hypervisor stole and what other processes used is watched during each burst; between bursts a piece of work that
-is always the same is timed (bench/noise.py). A round is disturbed if others used too much, or if that work once took more
-than {SWING} times as long as at its fastest. It is taken again,
-but at most one for every three that count. {_noise(result)}
+What the hypervisor stole and what other processes used is watched during each burst; between bursts a piece of work
+that is always the same is timed (bench/noise.py). A round is disturbed if others used too much, or if that work once
+took more than {SWING} times as long as at its fastest. It is taken again, but at most one for every three that count.
 
-- {environment.date}; {environment.cpu}, {environment.cpus} CPUs; Linux {environment.kernel};
-  load {environment.load[0]:.2f} at the start
-- Python {environment.python}
-- {versions}; {pinned}
-- {programs}
+{_noise(result)}
+
+Measured with
+
+{bullets(measured_with)}
 
 ## Subjects
 

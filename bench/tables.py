@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Sequence
 
-from bench.measurements.base import Aim, Measurement
+from bench.measurements.base import Measurement
 
 WIDTH = 120  # of a line in this project's Markdown
 
@@ -57,6 +57,5 @@ def text(measurements: Sequence[Measurement]) -> str:
 
 
 def aims(measurements: Sequence[Measurement]) -> str:
-    """Put what was aimed at beside what was reached; what was not measured is left out."""
-    reached: list[Aim] = [aim for each in measurements for aim in each.aims()]
-    return table(["", "aim", "reached"], reached)
+    """Put what was aimed at beside what was measured; what was not is left out."""
+    return table(["", "aim", "measured", "reached"], [aim.row() for each in measurements for aim in each.aims()])

@@ -97,10 +97,10 @@ class Arena(Measurement, tag="arena", kw_only=True):
         uvicorn = self.subjects.get("uvicorn")
         if not self.aim or uvicorn is None:
             return []
-        ratio, what = uvicorn.ratio, "rps over uvicorn's"
-        if self.rate is not None:
-            ratio, what = uvicorn.cpu_ratio, "CPU time a request over uvicorn's"
-        return [Aim(f"{self.title}, {what}", self.aim, f"{1 / ratio.median:.2f}")] if ratio else []
+        is_steady = self.rate is not None
+        ratio = uvicorn.cpu_ratio if is_steady else uvicorn.ratio
+        what = f"{self.title}, {'CPU time a request' if is_steady else 'rps'} over uvicorn's"
+        return [Aim(what, float(self.aim), 1 / ratio.median, at_most=is_steady)] if ratio else []
 
 
 def _wrk(profile: Profile, seconds: str, url: str) -> list[str]:

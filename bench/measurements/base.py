@@ -24,8 +24,17 @@ class Aim(NamedTuple):
     """A figure that was aimed at, and the one reached."""
 
     what: str
-    aim: str
-    reached: str
+    aim: float
+    reached: float
+    unit: str = ""
+    at_most: bool = False
+    """Whether less is better."""
+
+    def row(self) -> list[str]:
+        """Return what was aimed at, what was reached, and whether the aim was."""
+        unit, bound = f" {self.unit}" if self.unit else "", " at most" if self.at_most else ""
+        met = self.reached <= self.aim if self.at_most else self.reached >= self.aim
+        return [self.what, f"{self.aim:g}{unit}{bound}", f"{self.reached:.2f}{unit}", "yes" if met else "no"]
 
 
 class Measurement(msgspec.Struct, tag_field="measurement", kw_only=True, omit_defaults=True):

@@ -41,7 +41,7 @@ class Compressed(Measurement, tag="compressed"):
             return []
         reached = inverse(self.subjects, "uvicorn-zlib")
         what = f"json-comp, {HEADLINE} connections, score over uvicorn's with zlib"
-        return [Aim(what, "2.5", f"{reached:.2f}")] if reached else []
+        return [Aim(what, 2.5, reached)] if reached else []
 
 
 def _load(plan: Plan, number: int) -> Load:

@@ -34,7 +34,7 @@ class MemoryByWorkers(Measurement, tag="memory-by-workers"):
         if not {4, 8} <= self.mib.keys():
             return []
         each = (self.mib[8] - self.mib[4]) / 8  # four more workers for each of two listeners
-        return [Aim("an idle worker's own memory", "8 MiB at most", f"{each:.1f} MiB")]
+        return [Aim("an idle worker's own memory", 8, each, "MiB", at_most=True)]
 
 
 class MemoryByConnection(Measurement, tag="memory-by-connection"):

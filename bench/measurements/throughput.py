@@ -51,8 +51,8 @@ class Throughput(Measurement, tag="throughput"):
         if (self.profile, self.connections) != ("json-tls", HEADLINE):
             return []
         return [
-            Aim(f"json-tls, {HEADLINE} connections, rps over {name}'s", aim, f"{reached:.2f}")
-            for name, aim in (("uvicorn", "2.6"), ("fastpysgi", "1.5"))
+            Aim(f"json-tls, {HEADLINE} connections, rps over {name}'s", aim, reached)
+            for name, aim in (("uvicorn", 2.6), ("fastpysgi", 1.5))
             if (reached := inverse(self.subjects, name))
         ]
 

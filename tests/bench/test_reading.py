@@ -7,7 +7,7 @@ import pytest
 
 from bench import charts, comparison, progress, reading, results, tables
 from bench.generators import Burst
-from bench.measurements.base import Rate, rates
+from bench.measurements.base import Aim, Rate, rates
 from bench.measurements.framework import Framework
 from bench.measurements.steady import Share
 from bench.measurements.throughput import Throughput
@@ -194,6 +194,16 @@ def test_how_many_measurements_were_disturbed_is_said() -> None:
     calm, other = (Throughput(profile="json", connections=1, subjects={}, disturbed=each) for each in (0, 2))
     assert reading.trust(result(calm)) == ""
     assert "in 1 of 2 measurements" in reading.trust(result(calm, other))
+
+
+def test_an_aim_says_whether_it_was_reached() -> None:
+    rows = [Aim("rate", 2, 1.995).row(), Aim("rate", 2, 2).row(), Aim("memory", 8, 7.5, "MiB", at_most=True).row()]
+    assert rows == [
+        ["rate", "2", "2.00", "no"],
+        ["rate", "2", "2.00", "yes"],
+        ["memory", "8 MiB at most", "7.50 MiB", "yes"],
+    ]
+    assert Aim("CPU time", 0.6, 0.61, at_most=True).row()[-1] == "no"
 
 
 def test_what_the_starlette_application_takes_is_read_from_its_table() -> None:
