@@ -21,8 +21,8 @@ from bench.processes import started
 from bench.stats import Ratio
 from bench.subjects import SUBJECTS, Place, Subject
 from bench.turns import Turns, order
-from tests.support.ports import free_ports
 from tests.support.processes import ROOT, clean_environment
+from tests.support.service import with_free_ports
 
 OUTPUTS = Path(__file__).parent / "outputs"
 
@@ -194,13 +194,13 @@ def test_an_invalid_argument_is_reported_on_one_line(arguments: tuple[str, ...],
 
 @pytest.mark.server
 def test_a_variant_keeps_as_many_connections_as_the_service() -> None:
-    ports = dict(zip(("TLS_PORT", "PORT"), map(str, free_ports(2)), strict=True))
+    environment = with_free_ports(clean_environment() | {"WORKERS": "1", "SELF_SIGNED": "1"})
 
-    def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+    def start(*arguments: str, **more: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             ["prlimit", "--nofile=256:4096", sys.executable, "-m", "app", *arguments],
             cwd=ROOT,
-            env=clean_environment() | ports | {"WORKERS": "1", "SELF_SIGNED": "1"} | environment,
+            env=environment | more,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -16,9 +16,8 @@ import trustme
 from bench import oracle
 from tests.support.certificates import issue
 from tests.support.configuration import configured, with_certificate_interval
-from tests.support.ports import free_ports
 from tests.support.processes import ROOT, clean_environment, freeze, has_signal, wait_until
-from tests.support.service import Launch
+from tests.support.service import Launch, with_free_ports
 from tests.support.wrappers import with_outputs
 
 
@@ -27,9 +26,7 @@ def test_an_ignored_sigchld_hinders_no_import_of_an_application() -> None:
     result = subprocess.run(
         ["env", "--ignore-signal=CHLD", sys.executable, "-m", "app", "--check"],
         cwd=ROOT,
-        env=clean_environment()
-        | {"APPLICATION": "examples.hello:app", "SELF_SIGNED": "1"}
-        | dict(zip(("PORT", "TLS_PORT"), map(str, free_ports(2)), strict=True)),
+        env=with_free_ports(clean_environment() | {"APPLICATION": "examples.hello:app", "SELF_SIGNED": "1"}),
         capture_output=True,
         text=True,
         check=False,

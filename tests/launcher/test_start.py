@@ -20,9 +20,8 @@ from app.settings.config import PairFiles
 from app.settings.files import NamedFile
 from bench import oracle
 from tests.support.configuration import configured
-from tests.support.ports import free_ports
 from tests.support.processes import ROOT, clean_environment, pasted, wait_until
-from tests.support.service import Launch, Service
+from tests.support.service import Launch, Service, with_free_ports
 
 
 def test_each_listener_is_described_on_a_line(service: Service) -> None:
@@ -105,7 +104,7 @@ def test_a_low_limit_on_open_files_is_raised_and_a_low_hard_limit_reported(
     limited = subprocess.run(
         ["sh", "-c", f"ulimit -Sn 200; ulimit -Hn 300; exec {sys.executable} -m app --check"],
         cwd=ROOT,
-        env=clean_environment() | pair | dict(zip(("PORT", "TLS_PORT"), map(str, free_ports(2)), strict=True)),
+        env=with_free_ports(clean_environment() | pair),
         capture_output=True,
         text=True,
         check=False,
@@ -140,9 +139,7 @@ def test_no_disk_for_the_self_signed_pair_is_exit_2_with_one_line(tmp_path: Path
     result = subprocess.run(
         ["unshare", "--mount", "sh", "-c", script, "sh", sys.executable, "-m", "app", configured(tmp_path)],
         cwd=ROOT,
-        env=clean_environment()
-        | {"TMPDIR": str(temporary), "SELF_SIGNED": "1"}
-        | dict(zip(("PORT", "TLS_PORT"), map(str, free_ports(2)), strict=True)),
+        env=with_free_ports(clean_environment() | {"TMPDIR": str(temporary), "SELF_SIGNED": "1"}),
         capture_output=True,
         text=True,
         check=False,

@@ -7,18 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.ports import free_ports
 from tests.support.processes import ROOT, clean_environment
+from tests.support.service import with_free_ports
 
 
 def run_check(*wrapper: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*wrapper, sys.executable, "-m", "app", "--check"],
         cwd=ROOT,
-        env=clean_environment()
-        | dict(zip(("PORT", "TLS_PORT"), map(str, free_ports(2)), strict=True))
-        | {"PYTHONDONTWRITEBYTECODE": "1", "SELF_SIGNED": "1"}
-        | environment,
+        env=with_free_ports(clean_environment() | {"PYTHONDONTWRITEBYTECODE": "1", "SELF_SIGNED": "1"} | environment),
         capture_output=True,
         text=True,
         check=False,

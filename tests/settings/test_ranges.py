@@ -13,8 +13,8 @@ from app.settings import config
 from app.settings.errors import ConfigurationError
 from app.settings.files import NamedFile
 from tests.support.configuration import SERVER_TOML, check, configured, rejected
-from tests.support.ports import free_ports
 from tests.support.processes import ROOT, clean_environment
+from tests.support.service import with_free_ports
 
 RANGES = {
     "backlog": (1, 2**20),
@@ -175,10 +175,7 @@ def test_a_limit_that_leaves_nothing_is_exit_2_with_one_line(
     result = subprocess.run(
         ["sh", "-c", f'ulimit {limit}; exec "$@"', "sh", sys.executable, "-m", "app"],
         cwd=ROOT,
-        env=clean_environment()
-        | pair
-        | {"WORKERS": workers}
-        | dict(zip(("PORT", "TLS_PORT"), map(str, free_ports(2)), strict=True)),
+        env=with_free_ports(clean_environment() | pair | {"WORKERS": workers}),
         capture_output=True,
         text=True,
         check=False,

@@ -33,6 +33,13 @@ def listeners_of(arguments: Sequence[str], environment: Mapping[str, str]) -> tu
         return ()
 
 
+def with_free_ports(variables: Mapping[str, str], *arguments: str) -> dict[str, str]:
+    """Return an environment in which each listener has a free port that it will have, unless it names one."""
+    listeners = listeners_of(arguments, variables)
+    named = {each.port_variable for each in listeners if each.port_variable} - variables.keys()
+    return {**variables, **dict(zip(sorted(named), map(str, free_ports(len(named))), strict=True))}
+
+
 class Service:
     """`python -m app` with the listeners of its server.toml, whose ports are free ones unless the environment has them.
 
@@ -42,10 +49,7 @@ class Service:
     def __init__(self, folder: Path, *arguments: str, wrapper: Sequence[str] = (), **environment: str) -> None:
         self.folder = folder
         variables = clean_environment() | {"WORKERS": "2", "SELF_SIGNED": "1", **environment}
-        listeners = listeners_of(arguments, variables)
-        named = {each.port_variable for each in listeners if each.port_variable} - variables.keys()
-        chosen = dict(zip(sorted(named), map(str, free_ports(len(named))), strict=True))
-        self.environment = variables | chosen
+        self.environment = with_free_ports(variables, *arguments)
         self.listeners = listeners_of(arguments, self.environment)
         self.output, self.errors = folder / "stdout", Log(folder / "stderr")
         with self.output.open("wb") as stdout, self.errors.path.open("wb") as stderr:
