@@ -35,7 +35,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory, pair: dict[str, str]) -> It
 def test_a_load_is_served_and_leaves_nothing(loaded: Service, authority_file: Path, measure: Measure) -> None:
     figures = measure(soak.Target(loaded.process.pid, loaded.port, loaded.tls_port, authority_file))
     assert figures["failures"] == [], figures
-    assert figures["responded"] > 100  # on a machine that is busy with other tests
+    assert figures["responded"] >= 64  # each connection once, however busy the machine is
 
 
 def test_the_document_has_the_figures_of_the_last_run() -> None:

@@ -23,7 +23,7 @@ def clean_environment() -> dict[str, str]:
     return {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
 
 
-def wait_until(condition: Callable[[], bool], what: str, deadline: float = 10.0) -> None:
+def wait_until(condition: Callable[[], bool], what: str, deadline: float = 30.0) -> None:
     """Return once the condition holds; fail the test after `deadline` seconds."""
     end = time.monotonic() + deadline
     while not condition():
