@@ -51,10 +51,12 @@ def acceptable(field: bytes, coding: bytes) -> Acceptable:
     """Return what an Accept-Encoding field accepts of `coding` and the plain body (RFC 9110, section 12.5.3).
 
     Of a coding that is named twice the first counts. What breaks the field's grammar, comes after ELEMENTS others or
-    after FIELD bytes, is ignored.
+    does not end within FIELD bytes, is ignored.
     """
     weights: dict[bytes, float] = {}
-    for element in field[:FIELD].split(b",", ELEMENTS)[:ELEMENTS]:
+    if len(field) > FIELD:
+        field = field[: FIELD + 1].rpartition(b",")[0]  # half an element may mean something else
+    for element in field.split(b",", ELEMENTS)[:ELEMENTS]:
         if offer := _OFFER.fullmatch(element):
             name = offer[1].lower()
             # Section 8.4.1.3 has one alias that still has to be understood.

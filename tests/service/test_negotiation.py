@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from app.service.application import Application, build
 from app.service.catalogue import Item, Rating, load
-from app.service.negotiation import GZIP, LARGEST, Acceptable, Coding, acceptable, negotiator
+from app.service.negotiation import FIELD, GZIP, LARGEST, Acceptable, Coding, acceptable, negotiator
 from bench import oracle
 from tests.support.asgi import Response, request
 
@@ -150,6 +150,18 @@ def test_negotiation_is_the_rfcs(said: dict[str, int | None], data: st.DataObjec
     result = negotiator(GZIP)(GAIN, [(b"accept-encoding", field) for field in fields])
     assert expected == ("none" if result is None else "gzip" if len(result[1]) == 2 else "plain")
     assert encoded(b",".join(fields)) == expected
+
+
+@pytest.mark.parametrize(
+    ("element", "read", "expected"),
+    [
+        (b"identity;q=0.5", b"identity;q=0", "plain"),  # cut there it would refuse the plain body
+        (b"gzip;q=0.5", b"gzip;q=0.5", "gzip"),
+        (b"gzip;q=0.5", b"gzip", "plain"),  # does not end in time
+    ],
+)
+def test_an_element_that_is_cut_is_none(element: bytes, read: bytes, expected: str) -> None:
+    assert encoded(b"x" * (FIELD - len(read) - 1) + b"," + element + b",identity;q=0.1") == expected
 
 
 @given(st.binary(max_size=60))
