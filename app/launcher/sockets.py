@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from app.launcher.child import kept_sockets
-from app.settings.config import Listener, reachable
+from app.settings.config import Listener
 from app.settings.errors import ConfigurationError, shown
 from app.settings.tables import Server
 
@@ -219,32 +219,3 @@ def close(sockets: Sequence[socket.socket]) -> None:
 def close_from_the_last(sockets: Sequence[socket.socket]) -> None:
     """Close this process's hold on members of a group, in the order that `ReuseportGroup.remove` relies on."""
     close(sockets[::-1])
-
-
-def check_host(setting: str, host: str) -> None:
-    """Raise ConfigurationError, which names `setting`, for an address that takes no connections: a broadcast address, for one.
-
-    The kernel lets a server listen on a broadcast address, and refuses what would talk to it (socket(7), SO_BROADCAST).
-    It lets one listen on :: without ::1, too, and then nobody here could ask whether the workers respond.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_DGRAM) as trial:
-            trial.connect((host, 9))  # sends nothing
-    except PermissionError as error:
-        raise ConfigurationError(
-            f"{setting}={host} is a broadcast address; use 127.0.0.1 for this machine alone, 0.0.0.0 or :: for all"
-        ) from error
-    except OSError:  # an address of another network, or a family that is switched off: seen below or when it is bound
-        pass
-    if (address := reachable(host)) == host:
-        return
-    try:
-        with socket.socket(family, socket.SOCK_DGRAM) as trial:
-            trial.bind((address, 0))
-            trial.connect((address, 9))
-    except OSError as error:
-        remedy = "bring up lo" if family == socket.AF_INET else "use 0.0.0.0, or bring up lo"
-        raise ConfigurationError(
-            f"{setting}={host}: this machine cannot reach it at {address} ({error.strerror}); {remedy}"
-        ) from error

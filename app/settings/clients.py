@@ -89,10 +89,16 @@ def revocations(
             ) from error
         if reason:
             raise ConfigurationError(f"{file} holds a list of {name} that {reason}")
-        if not any(_is_signed(one, each) for each in trusted):
+        signers = [each for each in trusted if _is_signed(one, each)]
+        if not signers:
             raise ConfigurationError(
                 f"{file} holds a list of {name} that no authority in {authority_file.path} has signed; add that"
                 f" authority, or remove the list"
+            )
+        if not any(rustls.verifies(one, each.public_key()) for each in signers):
+            raise ConfigurationError(
+                f"{file} holds a list of {name} that is signed in a way that rustls does not accept; sign it with SHA-256,"
+                f" in RSASSA-PSS with a salt of 32 bytes"
             )
         if issuer in found:  # rustls would look at the first alone
             raise ConfigurationError(f"{file} holds two lists of {name}; leave the newer one")
@@ -127,8 +133,6 @@ def _rejected(one: x509.CertificateRevocationList) -> str | None:
     if unknown := {each.oid for each in one.extensions if each.critical} - {NUMBER, KEY} | _unknown_in_entries(one):
         names = ", ".join(sorted(each.dotted_string for each in unknown))
         return f"has extensions that rustls does not accept ({names}); leave them out"
-    if not rustls.verifies_hash(one.signature_hash_algorithm):
-        return "is signed with a digest that rustls does not accept; sign it with SHA-256"
     return None
 
 

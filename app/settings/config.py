@@ -173,6 +173,10 @@ def _listener(
         )
     if table.websockets and table.protocol == "h2c":
         raise ConfigurationError(f"{prefix} websockets = true needs HTTP/1.1; remove it, or the protocol")
+    if not table.name.isprintable():
+        raise ConfigurationError(
+            f"{shown(path)}: listener.name={shown(repr(table.name))} has characters that cannot be printed; leave them out"
+        )
     own = table.application
     return Listener(
         name=table.name,
@@ -189,7 +193,7 @@ def _listener(
 
 def _network(prefix: str, text: str) -> Network:
     try:
-        network = ipaddress.ip_network(text)
+        network = ipaddress.ip_network(text.replace("%", "(zone)"))  # which ip_network takes, and no client has
     except ValueError as error:
         raise ConfigurationError(
             f"{prefix} trusted_proxies={shown(repr(text))} is no network ({shown(error)}); write it like 10.0.0.0/8"

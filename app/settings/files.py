@@ -30,6 +30,12 @@ class NamedFile:
         if "\0" in text:
             raise ConfigurationError(f"{setting}={shown(text)} holds a NUL character; {remedy}")
         try:
+            os.fsencode(text)
+        except UnicodeEncodeError as error:
+            raise ConfigurationError(
+                f"{setting}={shown(ascii(text))} cannot be written in this locale ({error.encoding}); set LC_ALL=C.UTF-8"
+            ) from error
+        try:
             return cls(setting, Path(text).absolute())
         except OSError as error:  # a relative path, and a working directory that is gone
             raise ConfigurationError(

@@ -5,16 +5,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import SignatureAlgorithmOID
 
 KEYS = "RSA of 2048, 3072 or 4096 bits, ECDSA on P-256 or P-384, or Ed25519"
 AUTHORITY_KEYS = "RSA of 2048 to 8192 bits, ECDSA on P-256 or P-384, or Ed25519"
 CRITICAL = {"2.5.29.15", "2.5.29.17", "2.5.29.19", "2.5.29.30", "2.5.29.31", "2.5.29.37"}
 """Extensions that rustls-webpki knows, by number: a certificate in which another is critical is rejected."""
 LARGEST_LEAF, LARGEST_CHAIN = 2**16 - 1, 2**16  # bytes of DER: webpki's limit, and what a client's OpenSSL accepts
+SIGNATURES = {
+    SignatureAlgorithmOID.RSA_WITH_SHA256,
+    SignatureAlgorithmOID.RSA_WITH_SHA384,
+    SignatureAlgorithmOID.RSA_WITH_SHA512,
+    SignatureAlgorithmOID.RSASSA_PSS,
+    SignatureAlgorithmOID.ECDSA_WITH_SHA256,
+    SignatureAlgorithmOID.ECDSA_WITH_SHA384,
+    SignatureAlgorithmOID.ED25519,
+}
+"""What rustls' ring provider verifies, for keys of any type."""
 UNREADABLE = (
     ValueError,
     TypeError,  # of a common name that is a BIT STRING
@@ -75,9 +86,24 @@ def verifies_with(key: object) -> bool:
             return isinstance(key, ed25519.Ed25519PublicKey)
 
 
-def verifies_hash(algorithm: hashes.HashAlgorithm | None) -> bool:
-    """Return whether rustls' ring provider verifies signatures of that digest; None is Ed25519's own."""
-    return algorithm is None or isinstance(algorithm, hashes.SHA256 | hashes.SHA384 | hashes.SHA512)
+def verifies(one: x509.CertificateRevocationList, key: object) -> bool:
+    """Return whether rustls' ring provider verifies the signature of a list that was made with the private key of `key`.
+
+    It has no ECDSA with SHA-512, and of RSASSA-PSS (RFC 4055) only that with a salt as long as the digest.
+    """
+    if one.signature_algorithm_oid not in SIGNATURES:
+        return False
+    digest = one.signature_hash_algorithm
+    if one.signature_algorithm_oid != SignatureAlgorithmOID.RSASSA_PSS:
+        return True
+    if digest is None or not isinstance(key, rsa.RSAPublicKey):
+        return False
+    try:
+        form = padding.PSS(padding.MGF1(digest), digest.digest_size)
+        key.verify(one.signature, one.tbs_certlist_bytes, form, digest)
+    except InvalidSignature:
+        return False
+    return isinstance(digest, hashes.SHA256 | hashes.SHA384 | hashes.SHA512)
 
 
 def rejected(chain: list[x509.Certificate]) -> str | None:

@@ -123,7 +123,7 @@ def _located(tables: Any, error: str) -> str:  # noqa: ANN401 - whatever the fil
     value, wanted = tables, inspect.type_info(ServerFile)
     for key, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", place):
         if index and isinstance(value, list):
-            value = value[int(index)]
+            value = value[int(index)] if int(index) < len(value) else None  # the place may be a key's own text
         else:
             value = value.get(key) if isinstance(value, dict) else None
         wanted = _member(wanted, key)

@@ -175,7 +175,7 @@ def test_over_http(launch: Launch, pair: dict[str, str], trust: ssl.SSLContext, 
     service.stop()
 
 
-@pytest.mark.parametrize("text", ["10.0.0.1/8", "proxy", "", "10.0.0.0/33"])
+@pytest.mark.parametrize("text", ["10.0.0.1/8", "proxy", "", "10.0.0.0/33", "fe80::1%lo"])
 def test_what_is_no_network_is_rejected(tmp_path: Path, pair: dict[str, str], text: str) -> None:
     line = rejected(configured(tmp_path, with_proxies(text)), **pair)
     assert f"listener json: trusted_proxies={text!r} is no network" in line

@@ -9,7 +9,7 @@ import pytest
 import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.support.certificates import PrivateKey, issue, write_self_signed
@@ -188,6 +188,24 @@ def test_known_extensions_are_accepted(folder: Path, tmp_path: Path) -> None:
     ]
     (folder / "clients.crl").write_bytes(revoking(CLIENTS, [7], of_entries=known, digest=hashes.SHA384()))
     assert check(configured(tmp_path, configuration(revocations=True))).returncode == 0
+
+
+@pytest.mark.parametrize("salt", [padding.PSS.MAX_LENGTH, 20, 32])
+def test_a_list_is_signed_as_rustls_verifies_it(folder: Path, tmp_path: Path, salt: int) -> None:
+    authority = trustme.CA(organization_name="clients", key_type=trustme.KeyType.RSA)
+    write_authorities(folder, authority)
+    form = padding.PSS(padding.MGF1(hashes.SHA256()), salt)
+    content = revoking(authority, form=form)
+    if salt == hashes.SHA256.digest_size:
+        (folder / "clients.crl").write_bytes(content)
+        assert check(configured(tmp_path, configuration(revocations=True))).returncode == 0
+    else:
+        assert "is signed in a way that rustls does not accept; sign it with SHA-256" in of_revocations(folder, content)
+
+
+def test_a_list_of_an_elliptic_curve_with_sha512_is_rejected(folder: Path) -> None:
+    line = of_revocations(folder, revoking(CLIENTS, digest=hashes.SHA512()))
+    assert "is signed in a way that rustls does not accept" in line
 
 
 def test_an_authority_without_a_pair_is_rejected(tmp_path: Path) -> None:

@@ -145,6 +145,8 @@ def test_a_taken_port_is_noted_by_a_check(variable: str, option: int) -> None:
         ("port = 8080", "port = true", "port"),
         ('name = "json"', 'nom = "json"', "`nom`"),
         ('name = "json"', 'name = ""', "Expected `str` of length >= 1; give a text in quotes"),
+        ('name = "json"', 'name = "a\\u0000b"', "has characters that cannot be printed"),
+        ("[server]", '"x - at `$.listener[99]`" = 1\n[server]', "unknown field"),
         ('name = "json"', 'name = "json-tls"', "two listeners are named json-tls"),
         ('key = "certs/server.key"', "", "`key`"),
         ("[server]", "[sever]", "sever`; its settings are server, listener, application, metrics"),

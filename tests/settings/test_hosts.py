@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.launcher import sockets
+from app.launcher import hosts
 from tests.support.configuration import SERVER_TOML, check, configured, rejected
 
 
@@ -51,7 +51,7 @@ def test_what_the_parser_fails_on_is_reported_on_one_line(tmp_path: Path, line: 
 def test_a_machine_that_does_not_reach_itself_is_reported(
     monkeypatch: pytest.MonkeyPatch, host: str, address: str, remedy: str
 ) -> None:
-    monkeypatch.setattr(sockets, "reachable", lambda _: address)
+    monkeypatch.setattr(hosts, "reachable", lambda _: address)
     line = rejected(HOST=host)
     assert f"HOST={host}: this machine cannot reach it at {address} (" in line
     assert line.endswith(f"); {remedy}\n")

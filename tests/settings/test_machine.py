@@ -3,17 +3,19 @@
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.support.processes import ROOT, clean_environment
+from tests.support.configuration import SERVER_TOML, configured
+from tests.support.processes import ROOT, clean_environment, wait_until
 from tests.support.service import with_free_ports
 
 
-def run_check(*wrapper: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_check(*wrapper: str, arguments: Sequence[str] = (), **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*wrapper, sys.executable, "-m", "app", "--check"],
+        [*wrapper, sys.executable, "-m", "app", "--check", *arguments],
         cwd=ROOT,
         env=with_free_ports(clean_environment() | {"PYTHONDONTWRITEBYTECODE": "1", "SELF_SIGNED": "1"} | environment),
         capture_output=True,
@@ -34,6 +36,43 @@ def test_all_addresses_without_a_loopback_are_reported() -> None:
     assert result.returncode == 2
     assert "HOST=::: this machine cannot reach it at ::1 (" in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])  # noqa: S104
+@pytest.mark.parametrize("script", ["", "ip link set lo up && ip link set lo down && "], ids=["never up", "down again"])
+def test_a_loopback_that_is_down_is_reported(host: str, script: str) -> None:
+    if not possible("unshare", "--net", *(["ip", "-V"] if script else [])):
+        pytest.skip("no right to a network namespace, or no ip(8)")
+    result = run_check("unshare", "--net", "sh", "-c", f'{script}exec "$@"', "sh", HOST=host)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert f"HOST={host}: this machine cannot reach it at 127.0.0.1 (" in result.stderr
+    assert result.stderr.endswith("); bring up lo\n")
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_path_that_the_locale_cannot_write_is_reported(tmp_path: Path) -> None:
+    argument = configured(tmp_path, SERVER_TOML.replace("certs/server.crt", "\u00fc.crt"))
+    result = run_check("env", "PYTHONUTF8=0", "PYTHONCOERCECLOCALE=0", "LC_ALL=C", arguments=[argument])
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "cannot be written in this locale (ascii); set LC_ALL=C.UTF-8" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_check_that_is_interrupted_has_not_passed(tmp_path: Path) -> None:
+    (tmp_path / "endless.py").write_text(
+        "import pathlib, time\npathlib.Path(__file__ + '.begun').touch()\ntime.sleep(3600)\n"
+    )
+    for preload in ("true", "false"):
+        environment = {"APPLICATION": "endless:app", "APPLICATION_PRELOAD": preload, "PYTHONPATH": str(tmp_path)}
+        with subprocess.Popen(
+            [sys.executable, "-m", "app", "--check"],
+            cwd=ROOT,
+            env=with_free_ports(clean_environment() | {"SELF_SIGNED": "1"} | environment),
+        ) as process:
+            wait_until((tmp_path / "endless.py.begun").exists, "the import")
+            process.terminate()
+            assert process.wait(10) == 1
+        (tmp_path / "endless.py.begun").unlink()
 
 
 def test_a_port_that_is_not_permitted_is_not_held_by_anything() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from tests.support.configuration import SERVER_TOML
@@ -47,6 +48,7 @@ def revoking(
     digest: hashes.HashAlgorithm | None = None,
     extensions: Iterable[tuple[x509.ExtensionType, bool]] = ((x509.CRLNumber(1), False),),
     of_entries: Iterable[tuple[x509.ExtensionType, bool]] = (),
+    form: padding.PSS | None = None,
 ) -> bytes:
     """Return the authority's list of what it has revoked, as PEM."""
     now = dt.datetime.now(dt.UTC)
@@ -63,7 +65,8 @@ def revoking(
             entry = entry.add_extension(extension, critical)
         builder = builder.add_revoked_certificate(entry.build())
     key = load_pem_private_key((signer or authority).private_key_pem.bytes(), password=None)
-    return builder.sign(key, digest or hashes.SHA256()).public_bytes(Encoding.PEM)  # type: ignore[arg-type]
+    signed = builder.sign(key, digest or hashes.SHA256(), rsa_padding=form)  # type: ignore[arg-type]
+    return signed.public_bytes(Encoding.PEM)
 
 
 def response(port: int, context: ssl.SSLContext) -> bytes:
