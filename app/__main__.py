@@ -44,7 +44,8 @@ def main() -> int:
     try:
         with ExitStack() as stack:
             try:
-                configuration = config.read(config.path_of(arguments.config, environment), environment)
+                named = config.path_of(arguments.config, environment)  # once: an application may change the folder
+                configuration = config.read(named, environment)
                 if not arguments.check:
                     log.set_up(configuration.server.log_format)
                 configuration, endpoints = run.preflight(configuration, stack, is_check=arguments.check)
@@ -62,12 +63,10 @@ def main() -> int:
                 configuration,
                 endpoints,
                 _example,
-                lambda served, is_tried: reload.reload(
-                    lambda: config.read(config.path_of(arguments.config, environment), environment), served, is_tried
-                ),
+                lambda served, is_tried: reload.reload(lambda: config.read(named, environment), served, is_tried),
             )
     except loading.Stopped:
-        return supervisor.STOPPED
+        return supervisor.FAILED if arguments.check else supervisor.STOPPED  # nothing is known of what was not checked
     except ConfigurationError as error:
         log.error(f"configuration: {error}", details=error.details)
         return MISCONFIGURED

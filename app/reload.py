@@ -115,4 +115,4 @@ def _application(settings: ApplicationSettings, seconds: int, *, is_tried: bool)
     if settings.is_ours:
         module, _, attribute = settings.target.partition(":")
         vars(importlib.import_module(module)).pop(attribute, None)  # it is built when it is asked for
-    return loading.load(settings)
+    return loading.load_while_serving(settings, seconds) if is_tried else loading.load(settings)

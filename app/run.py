@@ -20,6 +20,7 @@ from app.launcher import (
     child,
     descriptors,
     granian_server,
+    hosts,
     loading,
     log,
     memory,
@@ -56,14 +57,14 @@ def preflight(
     server = configuration.server
     _check_proc()
     data = {each.application: data_of(each.application) for each in configuration.listeners}  # before it is read
-    applications = _applications(configuration)
+    applications = _applications(configuration, 1 if is_check else 0)
     pairs = [_pair(each, server.host, stack) for each in configuration.listeners]
     server, lines = limited(configuration)
     for line in lines:
         log.warn(line)
-    sockets.check_host(configuration.host_setting, server.host)
+    hosts.check(configuration.host_setting, server.host)
     if (first := configuration.listeners[0].metrics) is not None:
-        sockets.check_host(first.host_setting, first.host)
+        hosts.check(first.host_setting, first.host)
     endpoints = []
     for listener, pair in zip(configuration.listeners, pairs, strict=True):
         group, bound = _bound(server, listener, stack, is_check=is_check)
@@ -135,15 +136,18 @@ def _check_proc() -> None:
         raise ConfigurationError(f"/proc/self/statm cannot be read ({error.strerror}); mount /proc") from error
 
 
-def _applications(configuration: Configuration) -> dict[ApplicationSettings, Application | None]:
-    """Import what is preloaded, and try the import of the others. Raises ConfigurationError, or loading.Stopped."""
+def _applications(configuration: Configuration, stopped: int) -> dict[ApplicationSettings, Application | None]:
+    """Import what is preloaded, and try the import of the others. Raises ConfigurationError, or loading.Stopped.
+
+    A stop may also end this process, with the exit status `stopped`.
+    """
     loaded: dict[ApplicationSettings, Application | None] = {}
     for listener in configuration.listeners:
         settings = listener.application
         if settings in loaded:
             continue
         if settings.preload:
-            loaded[settings] = loading.preload(settings, configuration.server.start_deadline)
+            loaded[settings] = loading.preload(settings, configuration.server.start_deadline, stopped)
             signals.block()  # again: it may have ignored SIGCHLD, say
         else:
             loading.check(settings, configuration.server.start_deadline)

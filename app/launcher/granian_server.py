@@ -17,6 +17,7 @@ from granian.log import LogLevels
 
 from app.launcher import granian_private, loading, log, memory, metrics, pair_trial, scheduling, signals
 from app.launcher.child import die_with, title
+from app.launcher.cookies import JoinedCookies
 from app.launcher.descriptors import end_when_starved
 from app.launcher.draining import CLOSE_NOTICE, DRAIN, Application, Draining
 from app.launcher.forwarded import Forwarded
@@ -60,6 +61,7 @@ def serve(endpoint: Endpoint, settings: Server) -> None:
         if os.getpid() != parent:
             _become_worker(server, parent, endpoint)
             application = endpoint.application or _load_in_worker(listener)
+            log.keep_loggers()
             draining.application = _wrapped(application, listener, settings)
         return draining
 
@@ -79,6 +81,8 @@ def serve(endpoint: Endpoint, settings: Server) -> None:
 
 def _wrapped(application: Application, listener: Listener, settings: Server) -> Application:
     """Return a worker's application with what its listener's settings ask for around it."""
+    if listener.protocol != "http/1.1" and not listener.application.is_ours:  # ours reads no cookies
+        application = JoinedCookies(application)
     if listener.trusted_proxies:
         application = Forwarded(application, listener.trusted_proxies)
     if listener.protocol == "auto":

@@ -77,14 +77,14 @@ class Lifecycle:
             raise ListenerError(name, f"listener {name} cannot be started ({error})") from error
 
     def _launch(self, life: ServerProcess) -> None:
-        life.enter(State.PROVING, time.monotonic() + self.settings.start_deadline + SPARE)
+        life.enter(State.PROVING, time.monotonic() + life.endpoint.server.start_deadline + SPARE)
         life.start(self.work.serve)
         self._prove(life)
 
     def _prove(self, life: ServerProcess) -> None:
         clients_to = life if self.current is None else self.current
         try:
-            life.prove(clients_to.endpoint.sockets, self.settings.start_deadline)
+            life.prove(clients_to.endpoint.sockets, life.endpoint.server.start_deadline)
         except OSError as error:
             self._fail(life, f"listener {self.endpoint.listener.name} cannot be asked for a response ({error})")
 
@@ -109,7 +109,7 @@ class Lifecycle:
                 elif life.proof_was_killed():
                     self._prove(life)
                 else:
-                    self._fail(life, life.late(self.settings.start_deadline))
+                    self._fail(life, life.late(life.endpoint.server.start_deadline))
             elif life.deadline is not None and now >= life.deadline:
                 self._after_deadline(life, now)
         if self.is_serving and self.stop_end is None:
@@ -184,7 +184,7 @@ class Lifecycle:
 
     def _after_deadline(self, life: ServerProcess, now: float) -> None:
         if life.state is State.PROVING:
-            self._fail(life, life.late(self.settings.start_deadline))
+            self._fail(life, life.late(life.endpoint.server.start_deadline))
         elif life.state is State.SETTLING:
             life.send_close_notice()
             life.enter(State.CLOSING, now + NOTICE)

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import os
 import signal
 import sys
 import threading
@@ -25,6 +26,10 @@ OWN_PACKAGE = __name__.partition(".")[0]
 
 class Stopped(Exception):  # noqa: N818 - no error: the launcher was asked to stop
     """A signal asked to stop while an application was being imported."""
+
+
+class _Interrupted(BaseException):
+    """Raised by a signal's handler, where an import is."""
 
 
 def load(settings: ApplicationSettings) -> Application:
@@ -112,7 +117,7 @@ def check(settings: ApplicationSettings, seconds: int) -> None:
 
     Raises ConfigurationError as `load` does, and after `seconds`; Stopped if a signal asks to stop meanwhile.
     """
-    with closing(Trial(lambda: load(settings), seconds)) as trial:
+    with closing(Trial(lambda: _load_within_memory(settings), seconds)) as trial:
         try:
             while (code := trial.exitcode()) is None:
                 if signals.STOP & signal.sigpending():
@@ -124,19 +129,68 @@ def check(settings: ApplicationSettings, seconds: int) -> None:
         raise ConfigurationError(f"{settings} ends the process that imports it ({code}); correct what does")
 
 
+def _load_within_memory(settings: ApplicationSettings) -> None:
+    try:
+        load(settings)
+    except MemoryError as error:
+        raise ConfigurationError(
+            f"{settings} cannot be imported: there is not enough memory; raise the limit (ulimit -v), or import less"
+        ) from error
+
+
+def load_while_serving(settings: ApplicationSettings, seconds: int) -> Application:
+    """Import an application as `load` does, in a launcher that serves; another process has tried the import before.
+
+    Raises ConfigurationError as `load` does, after `seconds`, and if a signal asks to stop, which is pending then. A
+    second one ends this process, and so all that it has started.
+    """
+    received: list[int] = []
+
+    def interrupt(number: int, _: object) -> None:
+        if number in signals.STOP and signals.STOP & set(received):
+            end_process(0)
+        received.append(number)
+        raise _Interrupted
+
+    numbers = {*signals.STOP, signal.SIGALRM}
+    former = {number: signal.signal(number, interrupt) for number in numbers}
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.STOP)
+        application = load(settings)
+    except (_Interrupted, ConfigurationError):
+        if not received:
+            raise
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.sigtimedwait({signal.SIGALRM}, 0)  # it would end this process from here on
+        for number, handler in former.items():
+            signal.signal(number, handler)
+    if stop := signals.STOP & set(received):
+        os.kill(os.getpid(), stop.pop())
+        raise ConfigurationError(f"{settings} was not imported: a signal asked to stop")
+    if received:
+        raise _late(settings, seconds)
+    return application
+
+
 def _late(settings: ApplicationSettings, seconds: int) -> ConfigurationError:
     return ConfigurationError(
         f"{settings} has not been imported within start_deadline={seconds} s; raise it, or import less"
     )
 
 
-def preload(settings: ApplicationSettings, seconds: int) -> Application:
+def preload(settings: ApplicationSettings, seconds: int, stopped: int = 0) -> Application:
     """Import an application in this process as `load` does; end it after `seconds`, or if a signal asks to stop.
 
-    Nothing can be raised in an import that hangs, and this process has nothing to give up yet.
+    Nothing can be raised in an import that hangs, and this process has nothing to give up yet. Its exit status is then
+    `stopped`. Another process has tried the import before, which an application may end.
     """
+    if not settings.is_ours:
+        check(settings, seconds)
     loaded = threading.Event()
-    watch = threading.Thread(target=_end_unless, args=(loaded, settings, seconds), daemon=True)
+    watch = threading.Thread(target=_end_unless, args=(loaded, settings, seconds, stopped), daemon=True)
     try:
         watch.start()
     except RuntimeError as error:
@@ -148,11 +202,11 @@ def preload(settings: ApplicationSettings, seconds: int) -> Application:
         watch.join()
 
 
-def _end_unless(loaded: threading.Event, settings: ApplicationSettings, seconds: int) -> None:
+def _end_unless(loaded: threading.Event, settings: ApplicationSettings, seconds: int, stopped: int) -> None:
     end = time.monotonic() + seconds
     while not loaded.wait(LOOK):
         if signals.STOP & signal.sigpending():
-            end_process(0)
+            end_process(stopped)
         if time.monotonic() > end:
             error(f"configuration: {_late(settings, seconds)}")
             end_process(2)

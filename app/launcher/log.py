@@ -19,7 +19,7 @@ from pythonjsonlogger.json import JsonFormatter
 from app.launcher.output import Output, printable
 
 ACCESS = "granian.access"
-OF_GRANIAN = {
+OF_GRANIAN: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
     "handlers": {"log": {"class": f"{__name__}.LogHandler"}},
@@ -37,7 +37,6 @@ REQUEST = {"addr": "client", "dt_ms": "duration_ms"} | {
 }
 """What Granian calls the parts of a request (granian/log.py), and what they are called as JSON."""
 
-_logger = logging.getLogger(__name__)
 _context = {"listener": "-"}
 
 
@@ -74,12 +73,19 @@ def error(message: str, listener: str | None = None, details: str = "") -> None:
 
 def exception(message: str, raised: BaseException) -> None:
     """Log an exception with its traceback."""
-    _logger.error("%s", printable(message), exc_info=raised)
+    _write(logging.ERROR, message, {}, raised)
 
 
 def _log(level: int, message: str, listener: str | None, details: str = "") -> None:
-    extra = {"listener": listener or _context["listener"], "details": _encodable(details)}
-    _logger.log(level, "%s", printable(message), extra=extra)
+    _write(level, message, {"listener": listener or _context["listener"], "details": _encodable(details)})
+
+
+def _write(level: int, message: str, more: Mapping[str, str], raised: BaseException | None = None) -> None:
+    """Write a record without a logger: an application may disable all that there are (logging.config, logging.disable)."""
+    about = (type(raised), raised, raised.__traceback__) if raised is not None else None
+    record = logging.LogRecord(__name__, level, __file__, 0, "%s", (printable(message),), about)
+    record.__dict__.update(more)
+    _handler.handle(record)
 
 
 def _encodable(text: str) -> str:
@@ -167,9 +173,6 @@ def _note(text: str) -> str:
 _err = Output(2, _note)
 _stock_basic_config = logging.basicConfig
 _handler = LogHandler()
-_logger.addHandler(_handler)
-_logger.setLevel(logging.INFO)
-_logger.propagate = False
 
 
 def _basic_config(last_resort: LogHandler, **settings: Any) -> None:  # noqa: ANN401 - logging's
@@ -194,6 +197,12 @@ def set_up(form: str) -> None:
     threading.excepthook = lambda ended: (
         exception("an exception ends a thread", ended.exc_value) if ended.exc_value else None
     )
+
+
+def keep_loggers() -> None:
+    """Enable Granian's loggers again: logging.config disables those that it does not name, unless it is told not to."""
+    for name in OF_GRANIAN["loggers"]:
+        logging.getLogger(name).disabled = False
 
 
 def set_listener(name: str) -> None:

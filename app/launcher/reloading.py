@@ -11,7 +11,7 @@ from app.launcher.trial import TRIED, Trial
 from app.settings.config import Configuration
 from app.settings.errors import ConfigurationError
 
-DEADLINE = 60.0  # seconds in which settings have to be read and checked
+DEADLINE = 60.0  # seconds beyond start_deadline, of what is served, in which settings have to be read and checked
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Reloading:
         self.serve = serve
         self._is_asked = False
         self._trial: Trial | None = None
+        self._seconds = 0.0
 
     def ask(self) -> None:
         """Begin at the next `advance`, anew if a reload is under way; there is none before all listeners are started."""
@@ -64,7 +65,8 @@ class Reloading:
         event("reload: SIGHUP was received; the settings are tried")
         notify(reloading())
         try:
-            self._trial = Trial(lambda: self.reload(served, False), DEADLINE)  # noqa: FBT003
+            self._seconds = DEADLINE + served[0].server.start_deadline
+            self._trial = Trial(lambda: self.reload(served, False), self._seconds)  # noqa: FBT003
         except OSError as lacking:
             warn(f"reload: the settings cannot be tried ({lacking}); nothing has changed")
             notify(READY)
@@ -82,7 +84,7 @@ class Reloading:
             else:
                 warn(f"reload: the process that tries the settings has ended ({code}); nothing has changed")
         except TimeoutError:
-            warn(f"reload: the settings were not read within {DEADLINE:.0f} s; nothing has changed")
+            warn(f"reload: the settings were not read within {self._seconds:.0f} s; nothing has changed")
         except ConfigurationError as invalid:
             warn(f"reload: {invalid}; nothing has changed", details=invalid.details)
         except Exception as failed:  # noqa: BLE001 - the service goes on with what it has, whatever it is; reported

@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 import time
 from collections.abc import Callable
 
@@ -11,7 +10,8 @@ import setproctitle
 from app.launcher.child import Child, title
 from app.settings.errors import ConfigurationError
 
-TRIED = 87  # exit status of work that is through: an application may end its process with 0
+TRIED = 256  # no exit status: work that is through says so, as an application may end its process with any
+NO_MEMORY = "there is not enough memory to try it; raise the limit (ulimit -v, or the container's)"
 
 
 class Trial:
@@ -20,21 +20,24 @@ class Trial:
     def __init__(self, work: Callable[[], object], seconds: float) -> None:
         """Start it, with `seconds` to end in. Raises OSError."""
         self.deadline = time.monotonic() + seconds
-        self._error = os.memfd_create("error")  # no pipe: what the work starts would hold its other end
+        self._result = os.memfd_create("result")  # no pipe: what the work starts would hold its other end
 
         def attempt() -> None:
             setproctitle.setproctitle(title("trial"))
             try:
                 work()
+                result = None
             except ConfigurationError as error:
-                with os.fdopen(self._error, "wb", closefd=False) as file:
-                    file.write(json.dumps((str(error), error.details)).encode())
-            sys.exit(TRIED)
+                result = str(error), error.details
+            except MemoryError:
+                result = NO_MEMORY, ""
+            with os.fdopen(self._result, "wb", closefd=False) as file:
+                file.write(json.dumps(result).encode())
 
         try:
             self._child = Child(attempt, leads_group=True)
         except BaseException:
-            os.close(self._error)
+            os.close(self._result)
             raise
 
     def exitcode(self) -> int | None:
@@ -46,11 +49,13 @@ class Trial:
             if time.monotonic() > self.deadline:
                 raise TimeoutError
             return None
-        if error := os.pread(self._error, os.fstat(self._error).st_size, 0):
-            raise ConfigurationError(*json.loads(error))
-        return code
+        if not (written := os.pread(self._result, os.fstat(self._result).st_size, 0)):
+            return code
+        if (error := json.loads(written)) is not None:
+            raise ConfigurationError(*error)
+        return TRIED
 
     def close(self) -> None:
         """End it with what it has started."""
         self._child.kill()
-        os.close(self._error)
+        os.close(self._result)

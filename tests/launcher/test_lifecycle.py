@@ -105,6 +105,15 @@ def test_a_replacement_whose_filter_cannot_be_attached_has_failed(
     assert line.endswith("; the pair from before is served on")
 
 
+def test_a_replacement_has_the_deadlines_that_it_is_to_serve_with(made: Lifecycle) -> None:
+    serve(made)
+    server = msgspec.structs.replace(made.endpoint.server, start_deadline=1000, drain_deadline=9)
+    made.renewal.reload(dataclasses.replace(made.endpoint, server=server))
+    made.advance(now := time.monotonic())
+    assert made.replacement is not None
+    assert made.replacement.deadline == pytest.approx(now + 1000, abs=10)
+
+
 def test_the_first_server_process_whose_filter_cannot_be_attached_is_an_error_of_its_listener(
     made: Lifecycle, monkeypatch: pytest.MonkeyPatch
 ) -> None:

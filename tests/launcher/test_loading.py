@@ -173,10 +173,28 @@ def test_a_stop_ends_an_import(modules: Path) -> None:
         child.kill()
 
 
+ONLY_ONCE = """
+import pathlib, time
+if pathlib.Path("tried").exists():
+    pathlib.Path("begun").touch()
+    time.sleep(3600)
+pathlib.Path("tried").touch()
+async def app(scope, receive, send): ...
+"""
+
+
+@pytest.mark.parametrize("preload", [True, False])
+@pytest.mark.parametrize("how", ["os._exit(0)", "os._exit(87)", "os.kill(os.getpid(), signal.SIGUSR1)"])
+def test_an_import_that_ends_its_process_is_rejected(modules: Path, how: str, *, preload: bool) -> None:
+    (modules / "ending.py").write_text(f"import os, signal\n{how}\nasync def app(scope, receive, send): ...\n")
+    line = rejected(APPLICATION="ending:app", APPLICATION_PRELOAD=str(preload).lower())
+    assert "APPLICATION=ending:app ends the process that imports it (" in line
+
+
 @pytest.mark.parametrize("status", [0, 2])
 def test_a_preloaded_import_that_does_not_end_ends_the_process(modules: Path, status: int) -> None:
-    """With 0 when a signal asks to stop, with 2 after start_deadline."""
-    (modules / "endless.py").write_text("import pathlib, time\npathlib.Path('begun').touch()\ntime.sleep(3600)\n")
+    """With 0 when a signal asks to stop, with 2 after start_deadline; its trial had ended."""
+    (modules / "endless.py").write_text(ONLY_ONCE)
 
     def work() -> None:
         signals.block()
@@ -202,6 +220,8 @@ def test_the_dataset_of_the_bundled_application_is_no_other_ones() -> None:
     assert "dataset: 50 items" in check().stdout
 
 
-def test_want_of_memory_for_a_preloaded_application_is_one_line(modules: Path) -> None:
+def test_want_of_memory_for_an_application_is_one_line(modules: Path) -> None:
     (modules / "large.py").write_text("raise MemoryError\n")
-    assert "not enough memory for the dataset" in rejected(APPLICATION="large:app", APPLICATION_PRELOAD="1")
+    for preload in "10":
+        line = rejected(APPLICATION="large:app", APPLICATION_PRELOAD=preload)
+        assert "APPLICATION=large:app cannot be imported: there is not enough memory; raise the limit" in line

@@ -254,3 +254,30 @@ def test_a_startup_that_raises_is_reported_and_served(start: Callable[..., Servi
         f"listener json-tls: {said}",
         f"listener json: {said}",
     ]
+
+
+@pytest.mark.parametrize("preload", ["true", "false"])
+def test_an_application_that_sets_up_logging_silences_nobody(
+    launch: Launch, tmp_path: Path, pair: dict[str, str], preload: str
+) -> None:
+    """logging.config disables all loggers that it does not name, unless it is told not to."""
+    (tmp_path / "logs.py").write_text(
+        f"import logging, logging.config\n{APP}logging.config.dictConfig({{'version': 1}})\nlogging.disable()\n"
+    )
+    environment = {"PYTHONPATH": str(tmp_path), "APPLICATION_PRELOAD": preload, "WORKERS": "1"}
+    service = launch(APPLICATION="logs:app", ACCESS_LOG="1", **environment, **pair).ready()
+    httpx.get(f"{service.url}/nothing", trust_env=False)
+    service.stop()
+    said = service.errors.path.read_text()
+    assert " started after " in said
+    assert " stopped after " in said
+
+
+def test_requests_are_logged_though_an_application_sets_up_logging(
+    launch: Launch, tmp_path: Path, pair: dict[str, str]
+) -> None:
+    (tmp_path / "logs.py").write_text(f"import logging.config\n{APP}logging.config.dictConfig({{'version': 1}})\n")
+    service = launch(APPLICATION="logs:app", ACCESS_LOG="1", PYTHONPATH=str(tmp_path), WORKERS="1", **pair).ready()
+    httpx.get(f"{service.url}/nothing", trust_env=False)
+    wait_until(lambda: "GET /nothing HTTP/1.1" in service.errors.path.read_text(), "the request's line")
+    service.stop()

@@ -195,6 +195,39 @@ open(os.environ["TRIED"], "w").close()
 """
 
 
+def test_a_stop_ends_an_import_of_a_reload(launch: Launch, tmp_path: Path, pair: dict[str, str]) -> None:
+    """Its trial has ended: the launcher itself imports what is preloaded, and serves meanwhile."""
+    begun = tmp_path / "begun"
+    (tmp_path / "late.py").write_text(
+        IMPORTED_LATE.replace("    while", f"    open({str(begun)!r}, 'w').close()\n    while") + RESPONDS
+    )
+    environment = {"PYTHONPATH": str(tmp_path), "TRIED": str(tmp_path / "tried"), "GO": str(tmp_path / "go")}
+    service = launch(configured(tmp_path, SERVER_TOML), WORKERS="1", **environment, **pair).ready()
+    late = 'import = "late:app"\npreload = true\n#'
+    reloaded(service, tmp_path, SERVER_TOML.replace('import = "app:app"', late))
+    wait_until(begun.exists, "the launcher's own import", 20)
+    service.remember()
+    service.signal(signal.SIGTERM)
+    assert service.wait() == 0, service.report()
+    service.gone()
+    assert "late:app was not imported: a signal asked to stop; nothing has changed" in service.errors.path.read_text()
+
+
+def test_an_import_of_a_reload_has_a_deadline(launch: Launch, tmp_path: Path, pair: dict[str, str]) -> None:
+    (tmp_path / "late.py").write_text(IMPORTED_LATE + RESPONDS)
+    environment = {"PYTHONPATH": str(tmp_path), "TRIED": str(tmp_path / "tried"), "GO": str(tmp_path / "go")}
+    text = SERVER_TOML.replace("start_deadline = 30", "start_deadline = 3")
+    assert text != SERVER_TOML
+    service = launch(configured(tmp_path, SERVER_TOML), WORKERS="1", **environment, **pair).ready()
+    before = service.server_processes
+    reloaded(service, tmp_path, text.replace('import = "app:app"', 'import = "late:app"\npreload = true\n#'))
+    waits_for(
+        service, "late:app has not been imported within start_deadline=3 s; raise it, or import less; nothing has"
+    )
+    assert service.server_processes == before
+    service.stop()
+
+
 def test_a_reload_that_is_asked_for_during_the_start_waits_for_its_end(
     launch: Launch, tmp_path: Path, pair: dict[str, str]
 ) -> None:

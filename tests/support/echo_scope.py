@@ -10,6 +10,7 @@ async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:  # noqa: 
     if scope["type"] == "lifespan":
         raise NotImplementedError
     found = {name: scope[name] for name in ("client", "scheme", "http_version", "path")}
+    found["cookies"] = [value.decode() for name, value in scope["headers"] if name == b"cookie"]
     body = json.dumps(found).encode()
     if scope["type"] == "websocket":
         await receive()
