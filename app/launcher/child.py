@@ -1,18 +1,22 @@
 """Child processes: those of the launcher, forked, waited for and ended, and those that others leave to it."""
 
 import ctypes
+import errno
 import multiprocessing
 import os
+import select
 import signal
 import socket
 import sys
 import threading
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from io import FileIO
 from typing import NoReturn
 
 from app.launcher.log import exception
 
+MADE = 3.0  # seconds in which a process that was forked has to run; one that somebody stops then does not
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -33,17 +37,40 @@ class Child:
         """
         parent = os.getpid()
         self.leads_group = leads_group
-        _fork.keeps = keeps
+        ready, made = os.pipe()
         try:
-            self.pid = os.fork()
+            _fork.keeps = keeps
+            self.pid = os.fork()  # in the child it returns once the listeners' sockets are closed there
+            if self.pid == 0:
+                os.write(made, b"x")
+        except BaseException:
+            os.close(ready)
+            raise
         finally:
             _fork.keeps = ()
+            os.close(made)
         if self.pid == 0:
+            os.close(ready)
             if leads_group:
                 os.setpgid(0, 0)
             _run(parent, work)
         self._code: int | None = None
         _not_reaped[self.pid] = self
+        with os.fdopen(ready, "rb", buffering=0) as pipe:
+            self._must_be_made(pipe)
+
+    def _must_be_made(self, pipe: FileIO) -> None:
+        """Wait until the child holds no socket that it does not keep, or has ended. Raises OSError if neither comes.
+
+        What it holds still would stay a member of its group, whatever this process closes meanwhile.
+        """
+        poll = select.poll()
+        poll.register(pipe, select.POLLIN)
+        if not poll.poll(MADE * 1000):
+            self.kill()
+            raise TimeoutError(errno.ETIMEDOUT, f"the process did not begin within {MADE:g} s")
+        if not pipe.read(1):
+            self.wait(0)
 
     @property
     def exitcode(self) -> int | None:

@@ -44,24 +44,24 @@ class Reloading:
         self._seconds = 0.0
 
     def ask(self) -> None:
-        """Begin at the next `advance`, anew if a reload is under way; there is none before all listeners are started."""
+        """Begin at the next `advance`, or after the reload that is under way: another may come before any is through."""
         self._is_asked = True
 
     def next_event(self) -> float | None:
         """Return when `advance` has something to do, if no signal comes before (time.monotonic); None for never."""
-        if self._is_asked:
-            return 0.0
-        return self._trial.deadline if self._trial is not None else None
+        if self._trial is not None:
+            return self._trial.deadline
+        return 0.0 if self._is_asked else None
 
     def advance(self, served: Sequence[Endpoint]) -> None:
         """Do what is due; `served` is what the listeners serve."""
-        if self._is_asked:
-            self._begin(served)
-        elif self._trial is not None:
+        if self._trial is not None:
             self._take_up(self._trial, served)
+        elif self._is_asked:
+            self._begin(served)
 
     def _begin(self, served: Sequence[Endpoint]) -> None:
-        self.close()
+        self._is_asked = False
         event("reload: SIGHUP was received; the settings are tried")
         notify(reloading())
         try:
@@ -89,12 +89,15 @@ class Reloading:
             warn(f"reload: {invalid}; nothing has changed", details=invalid.details)
         except Exception as failed:  # noqa: BLE001 - the service goes on with what it has, whatever it is; reported
             warn(f"reload: the settings cannot be read ({failed!r}); nothing has changed")
-        self.close()
+        self._end_trial()
         notify(READY)
+
+    def _end_trial(self) -> None:
+        if self._trial is not None:
+            self._trial.close()
+            self._trial = None
 
     def close(self) -> None:
         """End what is tried, and forget what was asked for."""
         self._is_asked = False
-        if self._trial is not None:
-            self._trial.close()
-            self._trial = None
+        self._end_trial()

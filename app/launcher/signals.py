@@ -19,9 +19,16 @@ def block() -> None:
     An ignored SIGCHLD survives exec(2), and would take the exit status of children that are started before.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for number in (signal.SIGUSR1, signal.SIGUSR2):  # a handler: what an application executes is not to ignore them
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _not_heeded)
     signal.pthread_sigmask(signal.SIG_BLOCK, TAKEN)
     if _ends_with_its_terminal():
         STOP.add(signal.SIGHUP)
+
+
+def _not_heeded(*_: object) -> None:
+    pass
 
 
 def _ends_with_its_terminal() -> bool:
@@ -60,7 +67,7 @@ def wait(seconds: float | None) -> signal.Signals | None:
     poll = select.poll()
     poll.register(_descriptor(), select.POLLIN)
     poll.poll(None if seconds is None else max(0.0, seconds) * 1000)
-    received = signal.sigtimedwait(TAKEN, 0)
+    received = signal.sigtimedwait(STOP, 0) or signal.sigtimedwait(TAKEN, 0)  # however many others come
     return None if received is None else signal.Signals(received.si_signo)
 
 

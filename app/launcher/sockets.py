@@ -204,7 +204,7 @@ def _close_in_forks() -> None:
     """
     for group in list(_groups):
         if group.owner == os.getppid():  # a server process forks its workers, which have their own
-            close([each for each in group.held if each not in kept_sockets()])
+            close_from_the_last([each for each in group.held if each not in kept_sockets()])
 
 
 os.register_at_fork(after_in_child=_close_in_forks)

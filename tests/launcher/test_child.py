@@ -1,12 +1,22 @@
 """Child processes of the launcher, and those of others: who gets which exit status."""
 
+import dataclasses
 import os
 import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Collection
+from contextlib import closing
 
+import pytest
+
+from app.launcher import child, sockets
 from app.launcher.child import Child, reap_others
-from tests.support.processes import ROOT, children, wait_until
+from app.launcher.sockets import ReuseportGroup
+from app.settings import config
+from tests.support.ports import free_port
+from tests.support.processes import ROOT, children, open_files, wait_until
 
 
 def test_reaping_others_takes_no_exit_status_of_ours() -> None:
@@ -28,6 +38,29 @@ def test_reaping_others_takes_no_exit_status_of_ours() -> None:
     made = Child(work)
     wait_until(lambda: made.exitcode is not None, "the end", 15)
     assert made.exitcode == 0
+
+
+def test_a_child_that_does_not_begin_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop() -> Collection[socket.socket]:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return ()
+
+    monkeypatch.setattr(child, "MADE", 0.3)
+    monkeypatch.setattr(sockets, "kept_sockets", stop)
+    server = config.read(config.path_of(None, {}), {"SELF_SIGNED": "1"}).server
+    listener = config.read(config.path_of(None, {}), {"SELF_SIGNED": "1"}).listeners[0]
+    before = set(children(os.getpid())), open_files(os.getpid())
+    with closing(ReuseportGroup(server, dataclasses.replace(listener, port=free_port()))) as group:
+        group.bind(1)
+        with pytest.raises(TimeoutError, match="did not begin within"):
+            Child(lambda: None)
+    assert (set(children(os.getpid())), open_files(os.getpid())) == before
+
+
+def test_a_child_that_ends_before_it_begins_is_one_that_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "write", lambda *_: os._exit(9))
+    made = Child(lambda: None)
+    assert made.exitcode == 9
 
 
 RAISES_BESIDE_A_THREAD = """

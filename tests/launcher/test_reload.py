@@ -3,6 +3,7 @@
 import json
 import signal
 import ssl
+import time
 from pathlib import Path
 
 import httpx
@@ -193,6 +194,19 @@ if os.path.exists(os.environ["TRIED"]):
         time.sleep(0.01)
 open(os.environ["TRIED"], "w").close()
 """
+
+
+def test_reloads_that_are_asked_for_without_a_pause_are_made(
+    launch: Launch, tmp_path: Path, pair: dict[str, str]
+) -> None:
+    service = launch(configured(tmp_path, SERVER_TOML), WORKERS="1", **pair).ready()
+    configured(tmp_path, SERVER_TOML.replace("backlog = 16384", "backlog = 100"))
+    end = time.monotonic() + 30
+    while " reloaded: " not in service.errors.path.read_text():
+        assert time.monotonic() < end
+        service.signal(signal.SIGHUP)
+        time.sleep(0.005)
+    service.stop()
 
 
 def test_a_stop_ends_an_import_of_a_reload(launch: Launch, tmp_path: Path, pair: dict[str, str]) -> None:

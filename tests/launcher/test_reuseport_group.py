@@ -3,14 +3,16 @@
 import multiprocessing
 import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from app.launcher.child import Child
+from app.launcher import sockets
+from app.launcher.child import Child, kept_sockets
 from app.launcher.sockets import ReuseportGroup
 from app.settings import config
 from app.settings.application import main_application
@@ -41,6 +43,33 @@ def group(request: pytest.FixtureRequest, settings: Server) -> Iterator[Reusepor
         )
     ) as made:
         yield made
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_what_is_forked_holds_no_socket_from_its_start_on(
+    group: ReuseportGroup, monkeypatch: pytest.MonkeyPatch, *, keeps: bool
+) -> None:
+    """However late it runs: a socket that it held would get clients, and nobody would accept them."""
+
+    def late() -> Collection[socket.socket]:
+        time.sleep(0.3)
+        return kept_sockets()
+
+    monkeypatch.setattr(sockets, "kept_sockets", late)
+    bound = group.bind(2)
+    group.listen(bound)
+    group.spread(bound)
+    made = Child(lambda: time.sleep(60), keeps=bound if keeps else ())
+    try:
+        group.close()
+        with ExitStack() as stack:
+            if keeps:
+                connect(group, stack)
+            else:
+                with pytest.raises(ConnectionRefusedError):
+                    connect(group, stack)
+    finally:
+        made.kill()
 
 
 def connect(group: ReuseportGroup, stack: ExitStack, bound: socket.socket | None = None) -> socket.socket:

@@ -35,6 +35,24 @@ def test_an_ignored_sigchld_hinders_no_import_of_an_application() -> None:
     assert result.returncode == 0, result.stderr
 
 
+def test_the_signals_of_applications_do_not_end_a_launcher_that_starts(
+    launch: Launch, tmp_path: Path, pair: dict[str, str]
+) -> None:
+    (tmp_path / "late.py").write_text(
+        "import pathlib, time\n"
+        "here = pathlib.Path(__file__).parent\n(here / 'begun').touch()\n"
+        "while not (here / 'go').exists():\n    time.sleep(0.01)\n"
+        "from tests.support.applications import app\n"
+    )
+    service = launch(APPLICATION="late:app", PYTHONPATH=str(tmp_path), WORKERS="1", **pair)
+    wait_until((tmp_path / "begun").exists, "the import")
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        service.signal(number)
+    (tmp_path / "go").touch()
+    service.ready()
+    service.stop()
+
+
 def test_a_launcher_that_is_stopped_beyond_its_next_look_goes_on(
     launch: Launch, authority: trustme.CA, tmp_path: Path
 ) -> None:
