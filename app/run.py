@@ -57,7 +57,7 @@ def preflight(
     server = configuration.server
     _check_proc()
     data = {each.application: data_of(each.application) for each in configuration.listeners}  # before it is read
-    applications = _applications(configuration, 1 if is_check else 0)
+    applications = _applications(configuration, is_check=is_check)
     pairs = [_pair(each, server.host, stack) for each in configuration.listeners]
     server, lines = limited(configuration)
     for line in lines:
@@ -136,17 +136,18 @@ def _check_proc() -> None:
         raise ConfigurationError(f"/proc/self/statm cannot be read ({error.strerror}); mount /proc") from error
 
 
-def _applications(configuration: Configuration, stopped: int) -> dict[ApplicationSettings, Application | None]:
+def _applications(configuration: Configuration, *, is_check: bool) -> dict[ApplicationSettings, Application | None]:
     """Import what is preloaded, and try the import of the others. Raises ConfigurationError, or loading.Stopped.
 
-    A stop may also end this process, with the exit status `stopped`.
+    If this `is_check`, only ours are imported here: another may end its process, and a start has no time for two imports.
     """
     loaded: dict[ApplicationSettings, Application | None] = {}
     for listener in configuration.listeners:
         settings = listener.application
         if settings in loaded:
             continue
-        if settings.preload:
+        if settings.preload and (settings.is_ours or not is_check):
+            stopped = 1 if is_check else 0
             loaded[settings] = loading.preload(settings, configuration.server.start_deadline, stopped)
             signals.block()  # again: it may have ignored SIGCHLD, say
         else:

@@ -185,10 +185,8 @@ def preload(settings: ApplicationSettings, seconds: int, stopped: int = 0) -> Ap
     """Import an application in this process as `load` does; end it after `seconds`, or if a signal asks to stop.
 
     Nothing can be raised in an import that hangs, and this process has nothing to give up yet. Its exit status is then
-    `stopped`. Another process has tried the import before, which an application may end.
+    `stopped`.
     """
-    if not settings.is_ours:
-        check(settings, seconds)
     loaded = threading.Event()
     watch = threading.Thread(target=_end_unless, args=(loaded, settings, seconds, stopped), daemon=True)
     try:
