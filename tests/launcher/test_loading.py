@@ -174,7 +174,7 @@ def test_a_stop_ends_an_import(modules: Path) -> None:
 
 
 @pytest.mark.parametrize("preload", [True, False])
-@pytest.mark.parametrize("how", ["os._exit(0)", "os._exit(87)", "os.kill(os.getpid(), signal.SIGUSR1)"])
+@pytest.mark.parametrize("how", ["os._exit(0)", "os._exit(87)", "os.kill(os.getpid(), signal.SIGKILL)"])
 def test_an_import_that_ends_its_process_is_rejected(modules: Path, how: str, *, preload: bool) -> None:
     (modules / "ending.py").write_text(f"import os, signal\n{how}\nasync def app(scope, receive, send): ...\n")
     line = rejected(APPLICATION="ending:app", APPLICATION_PRELOAD=str(preload).lower())
