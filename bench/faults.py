@@ -176,9 +176,12 @@ def kill_replacement(service: Service) -> str:
     def new() -> set[int]:
         return set(proc.children(service.process.pid)) - before
 
-    wait_until(lambda: bool(new()), "a process of the renewal", RENEWED_WITHIN)
-    time.sleep(random.uniform(0, 0.05))
-    victim = random.choice(sorted(new()))
+    found: set[int] = set()
+    while not found:  # the one that tries the pair may have ended meanwhile
+        wait_until(lambda: bool(new()), "a process of the renewal", RENEWED_WITHIN)
+        time.sleep(random.uniform(0, 0.05))
+        found = new()
+    victim = random.choice(sorted(found))
     whole = [victim, *proc.descendants(victim)]
     for each in whole:
         send(each, signal.SIGSTOP)
