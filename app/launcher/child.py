@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from app.launcher.log import exception
 
-MADE = 3.0  # seconds in which a process that was forked has to run; one that somebody stops then does not
+MADE = 5.0  # seconds in which a process that was forked has to run; one that somebody stops then does not
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -39,15 +39,15 @@ class Child:
         self.leads_group = leads_group
         ready, made = os.pipe()
         try:
-            _fork.keeps = keeps
+            _fork.keeps, _fork.made = keeps, made
             self.pid = os.fork()  # in the child it returns once the listeners' sockets are closed there
             if self.pid == 0:
-                os.write(made, b"x")
+                begun()
         except BaseException:
             os.close(ready)
             raise
         finally:
-            _fork.keeps = ()
+            _fork.keeps, _fork.made = (), None
             os.close(made)
         if self.pid == 0:
             os.close(ready)
@@ -104,6 +104,13 @@ def kept_sockets() -> Collection[socket.socket]:
     """Return, at a fork, which sockets of listeners the new process keeps open: a `Child` may keep some."""
     kept: Collection[socket.socket] = getattr(_fork, "keeps", ())
     return kept
+
+
+def begun() -> None:
+    """Tell the launcher, in a new `Child`, that it holds no socket of a listener any more but those that it keeps."""
+    if (made := getattr(_fork, "made", None)) is not None:
+        _fork.made = None
+        os.write(made, b"x")
 
 
 def reap_others() -> None:

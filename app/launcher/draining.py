@@ -9,7 +9,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, NoReturn
 
 from app.launcher.child import end_process
-from app.launcher.log import error, warn
+from app.launcher.log import error, keep_loggers, warn
 from app.settings.errors import shown
 
 # Real-time signals: SIGUSR1 and SIGUSR2 are what an application would take (faulthandler.register).
@@ -125,6 +125,7 @@ class Draining:
             sent.add(message["type"])
             if message["type"] == "lifespan.startup.failed":
                 self._end(message.get("message", ""))
+            keep_loggers()
             await send(message)
 
         try:

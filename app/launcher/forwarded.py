@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Iterable
 from functools import lru_cache
 
 from app.launcher.draining import Application, Message, Receive, Send
-from app.settings.config import Network
+from app.settings.proxies import Network
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 

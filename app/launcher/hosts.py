@@ -1,12 +1,13 @@
 """Whether an address can be listened on so that this machine reaches it."""
 
+import fcntl
 import socket
-from contextlib import ExitStack
+import sys
 
 from app.settings.config import reachable
 from app.settings.errors import ConfigurationError
 
-REACHED = 2.0  # seconds for a connection from this machine to itself
+SIOCGIFFLAGS, IFF_UP = 0x8913, 0x1  # linux/sockios.h, linux/if.h
 
 
 def check(setting: str, host: str) -> None:
@@ -22,19 +23,27 @@ def check(setting: str, host: str) -> None:
         )
     address = reachable(host)
     remedy = "bring up lo" if family == socket.AF_INET else "use 0.0.0.0, or bring up lo"
-    with ExitStack() as stack:
+    if not _has_loopback():
+        raise _unreachable(setting, host, address, "lo is down", "bring up lo")
+    if address == host:
+        return
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as trial:
+            trial.bind((address, 0))
+            trial.connect((address, 9))
+    except OSError as error:
+        raise _unreachable(setting, host, address, error.strerror or repr(error), remedy) from error
+
+
+def _has_loopback() -> bool:
+    """Return whether the interface is up by which this machine reaches each of its addresses (netdevice(7))."""
+    request = b"lo".ljust(40, b"\0")  # struct ifreq
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         try:
-            server = stack.enter_context(socket.socket(family))
-            server.bind((address, 0))
-        except OSError as error:
-            if address == host:  # no address of this machine: reported when its port is bound
-                return
-            raise _unreachable(setting, host, address, error, remedy) from error
-        try:
-            server.listen()
-            stack.enter_context(socket.create_connection((address, server.getsockname()[1]), REACHED))
-        except OSError as error:
-            raise _unreachable(setting, host, address, error, remedy) from error
+            answer = fcntl.ioctl(any_socket, SIOCGIFFLAGS, request)
+        except OSError:  # a system that has none of that name
+            return True
+    return bool(int.from_bytes(answer[16:18], sys.byteorder) & IFF_UP)
 
 
 def _is_broadcast(family: socket.AddressFamily, host: str) -> bool:
@@ -48,6 +57,5 @@ def _is_broadcast(family: socket.AddressFamily, host: str) -> bool:
     return False
 
 
-def _unreachable(setting: str, host: str, address: str, error: OSError, remedy: str) -> ConfigurationError:
-    reason = error.strerror or error
+def _unreachable(setting: str, host: str, address: str, reason: str, remedy: str) -> ConfigurationError:
     return ConfigurationError(f"{setting}={host}: this machine cannot reach it at {address} ({reason}); {remedy}")

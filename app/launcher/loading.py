@@ -2,7 +2,6 @@
 
 import importlib
 import inspect
-import os
 import signal
 import sys
 import threading
@@ -21,6 +20,8 @@ from app.settings.application import ApplicationSettings
 from app.settings.errors import ConfigurationError, shown
 
 LOOK = 0.01  # seconds between looks at a process that tries an import
+PAUSE = 0.1  # seconds between looks at whether an import has to end, in the launcher
+YIELDS = 2.0  # seconds in which it has to
 OWN_PACKAGE = __name__.partition(".")[0]
 
 
@@ -29,7 +30,7 @@ class Stopped(Exception):  # noqa: N818 - no error: the launcher was asked to st
 
 
 class _Interrupted(BaseException):
-    """Raised by a signal's handler, where an import is."""
+    """Raised where an import is that has to end."""
 
 
 def load(settings: ApplicationSettings) -> Application:
@@ -117,7 +118,14 @@ def check(settings: ApplicationSettings, seconds: int) -> None:
 
     Raises ConfigurationError as `load` does, and after `seconds`; Stopped if a signal asks to stop meanwhile.
     """
-    with closing(Trial(lambda: _load_within_memory(settings), seconds)) as trial:
+    try:
+        made = Trial(lambda: _load_within_memory(settings), seconds)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{settings} cannot be tried ({error.strerror}); raise the limit on processes (ulimit -u) or on open files"
+            f" (ulimit -n)"
+        ) from error
+    with closing(made) as trial:
         try:
             while (code := trial.exitcode()) is None:
                 if signals.STOP & signal.sigpending():
@@ -141,37 +149,46 @@ def _load_within_memory(settings: ApplicationSettings) -> None:
 def load_while_serving(settings: ApplicationSettings, seconds: int) -> Application:
     """Import an application as `load` does, in a launcher that serves; another process has tried the import before.
 
-    Raises ConfigurationError as `load` does, after `seconds`, and if a signal asks to stop, which is pending then. A
-    second one ends this process, and so all that it has started.
+    Raises ConfigurationError as `load` does, after `seconds`, and if a signal asks to stop, which stays pending: it is
+    never unblocked, as a thread that the import starts would have it from then on. An import that catches what is
+    raised in it, and goes on for YIELDS after such a signal, is ended with this process.
     """
-    received: list[int] = []
+    end, stopped, is_over = time.monotonic() + seconds, 0.0, False
 
-    def interrupt(number: int, _: object) -> None:
-        if number in signals.STOP and signals.STOP & set(received):
-            end_process(0)
-        received.append(number)
+    def reason() -> ConfigurationError | None:
+        if signals.STOP & signal.sigpending():
+            return ConfigurationError(f"{settings} was not imported: a signal asked to stop")
+        return _late(settings, seconds) if time.monotonic() > end else None
+
+    def look(*_: object) -> None:
+        nonlocal stopped
+        if is_over or reason() is None:
+            return
+        if signals.STOP & signal.sigpending():
+            stopped = stopped or time.monotonic()
+            if time.monotonic() > stopped + YIELDS:
+                error(f"{settings}: its import does not end; what is served ends with it")
+                end_process(1)
         raise _Interrupted
 
-    numbers = {*signals.STOP, signal.SIGALRM}
-    former = {number: signal.signal(number, interrupt) for number in numbers}
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    former = signal.signal(signal.SIGALRM, look)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+    signal.setitimer(signal.ITIMER_REAL, PAUSE, PAUSE)
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.STOP)
-        application = load(settings)
-    except (_Interrupted, ConfigurationError):
-        if not received:
-            raise
+        try:
+            application = load(settings)
+        finally:
+            is_over = True
+    except (_Interrupted, ConfigurationError, MemoryError) as raised:
+        is_over = True
+        if why := reason():
+            raise why from raised
+        raise
     finally:
-        signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.sigtimedwait({signal.SIGALRM}, 0)  # it would end this process from here on
-        for number, handler in former.items():
-            signal.signal(number, handler)
-    if stop := signals.STOP & set(received):
-        os.kill(os.getpid(), stop.pop())
-        raise ConfigurationError(f"{settings} was not imported: a signal asked to stop")
-    if received:
-        raise _late(settings, seconds)
+        signal.signal(signal.SIGALRM, former)
+    if why := reason():
+        raise why
     return application
 
 

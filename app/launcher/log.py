@@ -7,6 +7,7 @@ a record is one object on one line, and a request's has its parts as fields.
 
 import json
 import logging
+import os
 import sys
 import threading
 from collections.abc import Mapping
@@ -95,6 +96,7 @@ def _encodable(text: str) -> str:
 
 def _complete(record: logging.LogRecord) -> bool:
     """Give a record what all have here; a filter that lets all pass."""
+    record.process = os.getpid()  # also where logging.logProcesses is off
     record.timestamp = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
     record.listener = getattr(record, "listener", _context["listener"])
     if details := record.__dict__.pop("details", ""):

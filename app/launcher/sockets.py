@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 
-from app.launcher.child import kept_sockets
+from app.launcher.child import begun, kept_sockets
 from app.settings.config import Listener
 from app.settings.errors import ConfigurationError, shown
 from app.settings.tables import Server
@@ -205,6 +205,7 @@ def _close_in_forks() -> None:
     for group in list(_groups):
         if group.owner == os.getppid():  # a server process forks its workers, which have their own
             close_from_the_last([each for each in group.held if each not in kept_sockets()])
+    begun()  # before what an application has registered for its forks, which may take its time
 
 
 os.register_at_fork(after_in_child=_close_in_forks)

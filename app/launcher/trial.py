@@ -14,6 +14,9 @@ TRIED = 256  # no exit status: work that is through says so, as an application m
 NO_MEMORY = "there is not enough memory to try it; raise the limit (ulimit -v, or the container's)"
 
 
+_is_trial = False
+
+
 class Trial:
     """A process that does some work; `close` ends it, whether it is through or not."""
 
@@ -23,6 +26,8 @@ class Trial:
         self._result = os.memfd_create("result")  # no pipe: what the work starts would hold its other end
 
         def attempt() -> None:
+            global _is_trial  # noqa: PLW0603 - of a process that has just been made
+            _is_trial = True
             setproctitle.setproctitle(title("trial"))
             try:
                 work()
@@ -35,7 +40,8 @@ class Trial:
                 file.write(json.dumps(result).encode())
 
         try:
-            self._child = Child(attempt, leads_group=True)
+            # A trial within another stays in its group, and ends with it, together with what it has started.
+            self._child = Child(attempt, leads_group=not _is_trial)
         except BaseException:
             os.close(self._result)
             raise

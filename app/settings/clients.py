@@ -97,8 +97,8 @@ def revocations(
             )
         if not any(rustls.verifies(one, each.public_key()) for each in signers):
             raise ConfigurationError(
-                f"{file} holds a list of {name} that is signed in a way that rustls does not accept; sign it with SHA-256,"
-                f" in RSASSA-PSS with a salt of 32 bytes"
+                f"{file} holds a list of {name} that is signed in a way that rustls does not accept; sign it with SHA-256"
+                f" (and if in RSASSA-PSS, with a salt of 32 bytes)"
             )
         if issuer in found:  # rustls would look at the first alone
             raise ConfigurationError(f"{file} holds two lists of {name}; leave the newer one")

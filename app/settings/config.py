@@ -12,6 +12,7 @@ from app.settings.application import ApplicationSettings, main_application, of_t
 from app.settings.errors import ConfigurationError, shown
 from app.settings.files import NamedFile
 from app.settings.metrics import Metrics, addresses
+from app.settings.proxies import Network, network
 from app.settings.tables import MOST_WORKERS, ListenerTable, LogFormat, Protocol, Server, TlsTable
 
 DEFAULT_PATH = Path(__file__).parents[2] / "server.toml"
@@ -34,9 +35,6 @@ class PairFiles:
     client_authority: NamedFile | None = None
     """Whose certificates clients have to have; None if they need none."""
     client_revocations: NamedFile | None = None
-
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 @dataclass(frozen=True)
@@ -187,21 +185,8 @@ def _listener(
         application=of_table(f"{prefix} application.import", own) if own else application,
         tls=_tls(prefix, table.tls, path.resolve().parent, environment) if table.tls else None,
         websockets=table.websockets,
-        trusted_proxies=tuple(_network(prefix, each) for each in table.trusted_proxies),
+        trusted_proxies=tuple(network(prefix, each) for each in table.trusted_proxies),
     )
-
-
-def _network(prefix: str, text: str) -> Network:
-    try:
-        network = ipaddress.ip_network(text.replace("%", "(zone)"))  # which ip_network takes, and no client has
-    except ValueError as error:
-        raise ConfigurationError(
-            f"{prefix} trusted_proxies={shown(repr(text))} is no network ({shown(error)}); write it like 10.0.0.0/8"
-        ) from error
-    mapped = network.network_address.ipv4_mapped if isinstance(network, ipaddress.IPv6Network) else None
-    if mapped is not None and network.prefixlen >= 96:  # peers are compared as the IPv4 addresses that they are
-        return ipaddress.ip_network((mapped, network.prefixlen - 96))
-    return network
 
 
 def _tls(prefix: str, table: TlsTable, folder: Path, environment: Mapping[str, str]) -> SelfSigned | PairFiles:

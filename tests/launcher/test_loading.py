@@ -3,12 +3,16 @@
 import os
 import signal
 import sys
+from collections.abc import Callable
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from app.launcher import loading, signals
 from app.launcher.child import Child
+from app.launcher.trial import Trial
 from app.settings.application import ApplicationSettings
 from app.settings.errors import ConfigurationError
 from tests.support.configuration import SERVER_TOML, check, configured, rejected
@@ -179,6 +183,100 @@ def test_an_import_that_ends_its_process_is_rejected(modules: Path, how: str, *,
     (modules / "ending.py").write_text(f"import os, signal\n{how}\nasync def app(scope, receive, send): ...\n")
     line = rejected(APPLICATION="ending:app", APPLICATION_PRELOAD=str(preload).lower())
     assert "APPLICATION=ending:app ends the process that imports it (" in line
+
+
+STUBBORN = """
+import pathlib, time
+while not pathlib.Path("go").exists():
+    try:
+        time.sleep(0.01)
+    except BaseException:
+        pathlib.Path("interrupted").touch()
+"""
+THREAD = "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
+APPLICATION = "async def app(scope, receive, send): ...\n"
+
+
+def waiting_for_signals(work: Callable[[], object], what: str) -> Child:
+    """Do some work as a launcher that serves does; end with 9 if it raises that, and SIGTERM is still pending."""
+
+    def attempt() -> None:
+        signals.take_over()
+        try:
+            work()
+        except ConfigurationError as error:
+            os._exit(9 if what in str(error) and signals.wait(0) == signal.SIGTERM else 8)
+
+    return Child(attempt)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        STUBBORN,
+        "import time\ntime.sleep(3600)\n",
+        "import time\ntry:\n    time.sleep(60)\nfinally:\n    raise MemoryError\n",
+    ],
+    ids=["stubborn", "asleep", "memory"],
+)
+def test_a_stop_ends_an_import_in_a_launcher_that_serves_and_stays_pending(modules: Path, source: str) -> None:
+    (modules / "late.py").write_text(f"import pathlib\npathlib.Path('begun').touch()\n{source}")
+    work = partial(loading.load_while_serving, settings("late:app"), 3600)
+    child = waiting_for_signals(work, "late:app was not imported: a signal asked to stop")
+    try:
+        wait_until((modules / "begun").exists, "the import")
+        os.kill(child.pid, signal.SIGTERM)
+        if source is STUBBORN:
+            wait_until(lambda: child.exitcode is not None, "the end of the process")
+            assert child.exitcode == 1
+        else:
+            wait_until(lambda: child.exitcode is not None, "the end of the import")
+            assert child.exitcode == 9
+    finally:
+        child.kill()
+
+
+def test_a_trial_within_a_trial_leaves_nothing_behind(modules: Path) -> None:
+    """As in a reload: the outer process is ended while the inner one imports."""
+    (modules / "starting.py").write_text(
+        "import pathlib, subprocess, time\nstarted = subprocess.Popen(['sleep', '3600'])\n"
+        "pathlib.Path('pid').write_text(str(started.pid))\npathlib.Path('pid').rename('begun')\ntime.sleep(3600)\n"
+    )
+    with closing(Trial(lambda: loading.check(settings("starting:app"), 60), 60)):
+        wait_until((modules / "begun").exists, "the import")
+        started = int((modules / "begun").read_text())
+        assert is_running(started)
+    wait_until(lambda: not is_running(started), "the end of what it has started")
+
+
+def test_a_thread_of_an_import_takes_no_signal_of_the_launchers(modules: Path) -> None:
+    (modules / "threaded.py").write_text(THREAD + APPLICATION)
+
+    def work() -> None:
+        loading.load_while_serving(settings("threaded:app"), 60)
+        signals.take_over()
+        os.kill(os.getpid(), signal.SIGTERM)
+        os._exit(7 if signals.wait(5) == signal.SIGTERM else 6)
+
+    child = waiting_for_signals(work, "")
+    wait_until(lambda: child.exitcode is not None, "the end")
+    assert child.exitcode == 7
+
+
+def test_each_import_of_a_reload_has_a_deadline(modules: Path) -> None:
+    (modules / "first.py").write_text(APPLICATION)
+    (modules / "late.py").write_text("import time\ntime.sleep(3600)\n")
+
+    def work() -> None:
+        loading.load_while_serving(settings("first:app"), 1)
+        with pytest.raises(ConfigurationError, match="late:app has not been imported within start_deadline=1 s"):
+            loading.load_while_serving(settings("late:app"), 1)
+        assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+        os._exit(7)
+
+    child = waiting_for_signals(work, "")
+    wait_until(lambda: child.exitcode is not None, "the end")
+    assert child.exitcode == 7
 
 
 @pytest.mark.parametrize("status", [0, 2])

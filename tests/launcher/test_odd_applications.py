@@ -262,7 +262,7 @@ def test_an_application_that_sets_up_logging_silences_nobody(
 ) -> None:
     """logging.config disables all loggers that it does not name, unless it is told not to."""
     (tmp_path / "logs.py").write_text(
-        f"import logging, logging.config\n{APP}logging.config.dictConfig({{'version': 1}})\nlogging.disable()\n"
+        f"import logging, logging.config\n{APP}logging.config.dictConfig({{'version': 1}})\nlogging.disable()\nlogging.logProcesses = False\n"
     )
     environment = {"PYTHONPATH": str(tmp_path), "APPLICATION_PRELOAD": preload, "WORKERS": "1"}
     service = launch(APPLICATION="logs:app", ACCESS_LOG="1", **environment, **pair).ready()
@@ -273,10 +273,26 @@ def test_an_application_that_sets_up_logging_silences_nobody(
     assert " stopped after " in said
 
 
+AT_THE_STARTUP = """
+import logging.config
+from tests.support.applications import app as others
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        logging.config.dictConfig({"version": 1})
+    await others(scope, receive, send)
+"""
+
+
+@pytest.mark.parametrize(
+    "source",
+    [f"import logging.config\n{APP}logging.config.dictConfig({{'version': 1}})\n", AT_THE_STARTUP],
+    ids=["import", "startup"],
+)
 def test_requests_are_logged_though_an_application_sets_up_logging(
-    launch: Launch, tmp_path: Path, pair: dict[str, str]
+    launch: Launch, tmp_path: Path, pair: dict[str, str], source: str
 ) -> None:
-    (tmp_path / "logs.py").write_text(f"import logging.config\n{APP}logging.config.dictConfig({{'version': 1}})\n")
+    (tmp_path / "logs.py").write_text(source)
     service = launch(APPLICATION="logs:app", ACCESS_LOG="1", PYTHONPATH=str(tmp_path), WORKERS="1", **pair).ready()
     httpx.get(f"{service.url}/nothing", trust_env=False)
     wait_until(lambda: "GET /nothing HTTP/1.1" in service.errors.path.read_text(), "the request's line")

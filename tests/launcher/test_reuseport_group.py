@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -43,6 +45,15 @@ def group(request: pytest.FixtureRequest, settings: Server) -> Iterator[Reusepor
         )
     ) as made:
         yield made
+
+
+def test_what_an_application_does_in_forks_is_not_waited_for() -> None:
+    """In a process of its own: what is registered for forks stays."""
+    code = (
+        "import os, time\nfrom app.launcher import child, sockets\nchild.MADE = 1.0\n"
+        "os.register_at_fork(after_in_child=lambda: time.sleep(2))\nchild.Child(lambda: None).kill()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
 
 
 @pytest.mark.parametrize("keeps", [True, False])
