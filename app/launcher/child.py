@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from io import FileIO
@@ -16,7 +17,7 @@ from typing import NoReturn
 
 from app.launcher.log import exception
 
-MADE = 5.0  # seconds in which a process that was forked has to run; one that somebody stops then does not
+MADE, MADE_AT_A_STOP = 5.0, 0.2  # seconds in which a process that was forked has to run; one that is stopped does not
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -52,7 +53,7 @@ class Child:
         if self.pid == 0:
             os.close(ready)
             if leads_group:
-                os.setpgid(0, 0)
+                os.setsid()  # a Ctrl-C on the terminal is the launcher's to handle
             _run(parent, work)
         self._code: int | None = None
         _not_reaped[self.pid] = self
@@ -64,11 +65,13 @@ class Child:
 
         What it holds still would stay a member of its group, whatever this process closes meanwhile.
         """
-        poll = select.poll()
+        poll, begin = select.poll(), time.monotonic()
         poll.register(pipe, select.POLLIN)
-        if not poll.poll(MADE * 1000):
-            self.kill()
-            raise TimeoutError(errno.ETIMEDOUT, f"the process did not begin within {MADE:g} s")
+        while not poll.poll(MADE_AT_A_STOP * 1000):
+            waited = time.monotonic() - begin
+            if waited > (MADE_AT_A_STOP if {signal.SIGTERM, signal.SIGINT} & signal.sigpending() else MADE):
+                self.kill()
+                raise TimeoutError(errno.ETIMEDOUT, f"the process did not begin within {waited:.1f} s")
         if not pipe.read(1):
             self.wait(0)
 

@@ -81,7 +81,7 @@ class Server(Exporting):
 
     sockets: Sequence[socket.socket]
     growth: int  # MiB that a worker may grow by
-    former: Worker | None = None  # the last that was replaced, or is being replaced
+    former: Worker | None = None  # what is being replaced, or was replaced and has not ended yet
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Granian's
         super().__init__(*args, **kwargs)
@@ -148,6 +148,8 @@ class Server(Exporting):
                     warn(f"{former.name} has grown by more than worker_growth={self.growth} MiB; it is replaced")
                 super()._respawn_workers([idx], *args, delay=delay)
                 event(f"{self.wrks[idx].name} has replaced pid {former.inner.pid}")
+                if not former.is_alive():  # else a worker that is forked later closes what it has of it
+                    self.former = None
         self.respawned_wrks.clear()  # what Granian would take for crash loops
 
     def _is_hopeless(self, workers: Sequence[int]) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from app.launcher import signals
 from app.launcher.log import event, warn
@@ -35,13 +36,23 @@ Raises ConfigurationError."""
 class Reloading:
     """The settings are read and checked by a process of their own, then by the launcher, which goes on meanwhile."""
 
-    def __init__(self, reload: Reload, serve: Callable[[Reloaded], None]) -> None:
-        """Wait to be asked; `serve` gets what a reload has found."""
+    def __init__(self, reload: Reload, path: Path, serve: Callable[[Reloaded], None]) -> None:
+        """Wait to be asked; `serve` gets what a reload has found in the `server.toml` at `path`."""
         self.reload = reload
+        self.path = path
         self.serve = serve
         self._is_asked = False
         self._trial: Trial | None = None
         self._seconds = 0.0
+        self._tried: object = None
+
+    def _version(self) -> object:
+        """Return something that changes when the file does: what was not tried may end this process."""
+        try:
+            status = self.path.stat()
+        except OSError as error:
+            return error.errno
+        return status.st_ino, status.st_size, status.st_mtime_ns
 
     def ask(self) -> None:
         """Begin at the next `advance`, or after the reload that is under way: another may come before any is through."""
@@ -62,6 +73,7 @@ class Reloading:
 
     def _begin(self, served: Sequence[Endpoint]) -> None:
         self._is_asked = False
+        self._tried = self._version()
         event("reload: SIGHUP was received; the settings are tried")
         notify(reloading())
         try:
@@ -75,7 +87,10 @@ class Reloading:
         try:
             if (code := trial.exitcode()) is None:
                 return
-            if code == TRIED:
+            if code == TRIED and self._version() != self._tried:
+                event("reload: server.toml has changed while it was tried")
+                self._is_asked = True
+            elif code == TRIED:
                 try:
                     found = self.reload(served, True)  # noqa: FBT003
                 finally:

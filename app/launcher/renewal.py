@@ -27,6 +27,7 @@ class Renewal:
         self.is_reload = False  # whether it was a reload that asked for what is tried, or was served last
         self._reloaded: Endpoint | None = None
         self._waits = False
+        self._not_before = 0.0  # when a reload may be served: a pair that has waited for room comes with it
 
     def served(self, endpoint: Endpoint) -> None:
         """Take `endpoint` as what is served; watch the files of its pair, if it has any, and how long it lasts."""
@@ -68,7 +69,9 @@ class Renewal:
             self.reports.warn(line)
         pair = self.watch.look(now) if self.watch is not None else None
         reloaded = self._reloaded
-        if pair is None and (reloaded is None or (self.watch is not None and self.watch.is_settling)):
+        if pair is None and (
+            reloaded is None or now < self._not_before or (self.watch is not None and self.watch.is_settling)
+        ):
             return None
         if busy:
             self._waits = True
@@ -87,7 +90,9 @@ class Renewal:
         """Look again at a pair that has waited for the end of another process."""
         if self._waits:
             self._waits = False
-            self.ask(now + PAUSE)
+            if self.watch is not None:
+                self._not_before = now + PAUSE
+                self.ask(self._not_before)
 
     def failed(self, endpoint: Endpoint, now: float) -> None:
         """Try the pair of `endpoint` later, if it is not the one that is served: its server process has failed."""

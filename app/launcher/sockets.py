@@ -63,12 +63,13 @@ class ReuseportGroup:
             for _ in range(number):
                 each = socket.socket(self.family, socket.SOCK_STREAM)
                 sockets.append(each)
+                self.held.append(each)  # at once: a thread of a preloaded application may fork meanwhile
                 self._set_options(each, share=bool(self.members) or len(sockets) > 1)
                 each.bind((self.server.host, self.listener.port))
         except OSError as error:
             close(sockets)
+            self.held = [each for each in self.held if each not in sockets]
             raise self._not_bound(error) from error
-        self.held += sockets
         return sockets
 
     def listen(self, sockets: Sequence[socket.socket]) -> None:
@@ -175,7 +176,11 @@ class ReuseportGroup:
         Last to first: then those that stay keep their order, and the first of them its number until the end. If the
         group's first are closed, that one gets all connections meanwhile; afterwards no socket has the number in the
         filter, and the kernel spreads the connections. If that filter cannot be attached it does so from the first on.
+        If fewer stay than leave, that one gets another number on the way: those that leave then drop what comes.
         """
+        if len(sockets) > len(self.members) - len(sockets) > 0:
+            for each in sockets:
+                self._shield(each, 0)
         if self.members[: len(sockets)] == list(sockets) and self.members[len(sockets) :] and self.has_filters:
             with suppress(OSError):  # no memory for it, or none allowed
                 self._attach(self.members[0], (RETURN, 0, 0, len(sockets)))

@@ -37,7 +37,7 @@ class Supervisor:
         self.listeners = [Lifecycle(each, work, self._report_serving) for each in endpoints]
         self.waiting = list(self.listeners)  # not started yet
         self.listing = Listing()
-        self.reloading = Reloading(reload, self._serve)
+        self.reloading = Reloading(reload, configuration.path, self._serve)
         self.began = time.monotonic()
         self.started = self.stopping = False
         self.stop_reason, self.stop_began = "", 0.0

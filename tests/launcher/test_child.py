@@ -57,6 +57,26 @@ def test_a_child_that_does_not_begin_is_an_error(monkeypatch: pytest.MonkeyPatch
     assert (set(children(os.getpid())), open_files(os.getpid())) == before
 
 
+def test_a_stop_waits_for_no_child_that_does_not_begin() -> None:
+    """In a process of its own, in which SIGTERM is pending."""
+
+    def work() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGSTOP))
+        child.begun = lambda: None  # as if it had been stopped before
+        sockets.begun = lambda: None  # type: ignore[attr-defined]
+        child.MADE = 60.0
+        try:
+            Child(lambda: None)
+        except TimeoutError:
+            os._exit(7)
+
+    made = Child(work)
+    wait_until(lambda: made.exitcode is not None, "the end")
+    assert made.exitcode == 7
+
+
 def test_a_child_that_ends_before_it_begins_is_one_that_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "write", lambda *_: os._exit(9))
     made = Child(lambda: None)

@@ -3,9 +3,11 @@
 import dataclasses
 import errno
 import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -13,7 +15,7 @@ import pytest
 from app.launcher import lifecycle
 from app.launcher.lifecycle import Lifecycle
 from app.launcher.pair_watch import PairWatch
-from app.launcher.renewal import Renewal
+from app.launcher.renewal import PAUSE, Renewal
 from app.launcher.server_process import Endpoint, ListenerError, ServerProcess, State, Work
 from app.launcher.sockets import ReuseportGroup
 from app.settings import certificate, config
@@ -21,7 +23,7 @@ from app.settings.config import Listener, PairFiles
 from app.settings.files import NamedFile
 from tests.support.log import KeptLog
 from tests.support.ports import free_port
-from tests.support.processes import ROOT
+from tests.support.processes import ROOT, children, is_running, wait_until
 
 
 class Told(ServerProcess):
@@ -103,6 +105,51 @@ def test_a_replacement_whose_filter_cannot_be_attached_has_failed(
     (line,) = warned
     assert "Cannot allocate memory" in line
     assert line.endswith("; the pair from before is served on")
+
+
+def test_a_stopped_worker_ends_with_its_server_process(made: Lifecycle) -> None:
+    """One so young that it has not asked the kernel for that yet."""
+
+    def serve_with_a_young_worker(_: Endpoint) -> None:
+        if os.fork() == 0:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        signal.pause()
+
+    process = ServerProcess(made.endpoint)
+    process.start(serve_with_a_young_worker)
+    wait_until(lambda: bool(children(process.pid)), "the worker")
+    (worker,) = children(process.pid)
+    wait_until(lambda: "(stopped)" in Path(f"/proc/{worker}/status").read_text(), "its stop")
+    os.kill(process.pid, signal.SIGKILL)
+    wait_until(lambda: process.ended() is not None, "the end of the server process")
+    wait_until(lambda: not is_running(worker), "the end of its worker")
+
+
+def test_a_pair_that_waits_for_room_comes_with_the_reload_that_waits(
+    made: Lifecycle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or reload after reload would put it off."""
+    serve(made)
+    replace(made, monkeypatch).response = True
+    made.advance(now := time.monotonic())
+    predecessor, pair = made.predecessor, made.endpoint.pair
+    assert isinstance(predecessor, Told)
+    assert pair is not None
+    newer = dataclasses.replace(pair, chain_pem=pair.chain_pem + b" ")
+    monkeypatch.setattr(
+        PairWatch, "look", lambda self, now: newer if self.next_look is not None and now >= self.next_look else None
+    )
+    made.renewal.ask(now)
+    made.renewal.reload(
+        dataclasses.replace(made.endpoint, server=msgspec.structs.replace(made.endpoint.server, backlog=9))
+    )
+    made.advance(time.monotonic())  # there is no room: both wait
+    predecessor.end = "it ended"
+    made.advance(now := time.monotonic())
+    assert (made.predecessor, made.replacement) == (None, None)
+    made.advance(now + PAUSE + 0.1)
+    assert made.replacement is not None
+    assert (made.replacement.endpoint.pair, made.replacement.endpoint.server.backlog) == (newer, 9)
 
 
 def test_a_replacement_has_the_deadlines_that_it_is_to_serve_with(made: Lifecycle) -> None:

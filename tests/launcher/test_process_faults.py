@@ -14,7 +14,7 @@ from app.launcher.memory import EXPENDABLE
 from bench import oracle
 from tests.support.certificates import leaf_of
 from tests.support.load import Loads
-from tests.support.processes import children, freeze, wait_until
+from tests.support.processes import children, freeze, open_files, wait_until
 from tests.support.renewals import Renewing
 from tests.support.service import Launch
 from tests.support.wrappers import SIGNALS_IGNORED_AND_BLOCKED, process_limit
@@ -25,13 +25,14 @@ def test_a_killed_worker_is_replaced_and_the_others_go_on(
 ) -> None:
     service = launch(**pair).ready()
     for server_process in service.server_processes:
-        before = service.workers(server_process)
+        before, files = service.workers(server_process), open_files(server_process)
         os.kill(before[0], signal.SIGKILL)
         wait_until(
             lambda server_process=server_process, worker=before[0]: service.replaced(server_process, worker),  # type: ignore[misc]
             "a new worker",
         )
         assert before[1] in service.workers(server_process)
+        wait_until(lambda process=server_process, files=files: open_files(process) == files, "no file of the dead one")  # type: ignore[misc]
     assert service.process.poll() is None
     for url in (service.url, service.tls_url):
         for _ in range(20):  # a new connection each time, so that both workers get some

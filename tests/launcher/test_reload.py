@@ -227,6 +227,32 @@ def test_a_stop_ends_an_import_of_a_reload(launch: Launch, tmp_path: Path, pair:
     assert "late:app was not imported: a signal asked to stop; nothing has changed" in service.errors.path.read_text()
 
 
+def test_what_is_written_while_settings_are_tried_is_tried_too(
+    launch: Launch, tmp_path: Path, pair: dict[str, str]
+) -> None:
+    """The launcher itself imports what is preloaded: this would end it."""
+    begun, go = tmp_path / "begun", tmp_path / "go"
+    (tmp_path / "late.py").write_text(
+        f"import pathlib, time\npathlib.Path({str(begun)!r}).touch()\n"
+        f"while not pathlib.Path({str(go)!r}).exists():\n    time.sleep(0.01)\n{RESPONDS}"
+    )
+    (tmp_path / "ends.py").write_text("import os\nos._exit(7)\n")
+    service = launch(configured(tmp_path, SERVER_TOML), WORKERS="1", PYTHONPATH=str(tmp_path), **pair).ready()
+    before = service.server_processes
+
+    def preloading(name: str) -> str:
+        return SERVER_TOML.replace('import = "app:app"', f'import = "{name}:app"\npreload = true\n#')
+
+    reloaded(service, tmp_path, preloading("late"))
+    wait_until(begun.exists, "the trial")
+    configured(tmp_path, preloading("ends"))
+    go.touch()
+    waits_for(service, "reload: server.toml has changed while it was tried")
+    waits_for(service, "reload: the process that tries the settings has ended (7); nothing has changed")
+    assert service.server_processes == before
+    service.stop()
+
+
 def test_an_import_of_a_reload_has_a_deadline(launch: Launch, tmp_path: Path, pair: dict[str, str]) -> None:
     (tmp_path / "late.py").write_text(IMPORTED_LATE + RESPONDS)
     environment = {"PYTHONPATH": str(tmp_path), "TRIED": str(tmp_path / "tried"), "GO": str(tmp_path / "go")}

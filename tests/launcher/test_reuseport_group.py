@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import msgspec
@@ -45,6 +45,43 @@ def group(request: pytest.FixtureRequest, settings: Server) -> Iterator[Reusepor
         )
     ) as made:
         yield made
+
+
+def test_sockets_that_leave_get_no_connection_even_if_fewer_stay(group: ReuseportGroup) -> None:
+    """Whatever the kernel picks while they are closed: what comes to one of them is sent again, to one that stays."""
+    leaving = group.bind(6)
+    group.listen(leaving)
+    group.spread(leaving)
+    staying = group.bind(1)
+    group.listen(staying)
+    group.spread(staying)
+    started: list[socket.socket] = []
+    with ExitStack() as stack:
+
+        def close_slowly(leaving: Sequence[socket.socket]) -> None:
+            for each in leaving[::-1]:
+                each.close()
+                for _ in range(5):
+                    client = stack.enter_context(socket.socket(group.family))
+                    client.setblocking(False)  # noqa: FBT003 - socket's signature
+                    with suppress(BlockingIOError):
+                        client.connect((group.server.host, group.listener.port))
+                    started.append(client)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sockets, "close_from_the_last", close_slowly)
+            group.remove(leaving)
+        wait_until(lambda: all(map(is_connected, started)), "all connections")
+        ports = {each.getsockname()[1] for each in started}
+        assert set(accepted(staying[0], stack)) == ports
+
+
+def is_connected(client: socket.socket) -> bool:
+    try:
+        client.getpeername()
+    except OSError:
+        return False
+    return True
 
 
 def test_what_an_application_does_in_forks_is_not_waited_for() -> None:
