@@ -53,7 +53,7 @@ class Child:
         if self.pid == 0:
             os.close(ready)
             if leads_group:
-                os.setsid()  # a Ctrl-C on the terminal is the launcher's to handle
+                os.setpgid(0, 0)
             _run(parent, work)
         self._code: int | None = None
         _not_reaped[self.pid] = self

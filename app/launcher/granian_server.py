@@ -75,8 +75,19 @@ def serve(endpoint: Endpoint, settings: Server) -> None:
         # Set after Granian has looked at it: it would warn of lost connections, which wait in our sockets.
         server.workers_rss = _resident() + settings.worker_growth * 2**20
 
+    let_forks_die_with(parent)
     server.on_startup(take_orders_from_the_launcher_alone)
     server.serve(target_loader=load_application, wrap_loader=False)
+
+
+def let_forks_die_with(parent: int) -> None:
+    """Have what this process, `parent`, forks die with it from its first moment on: its workers, not what they fork."""
+
+    def die() -> None:
+        if os.getppid() == parent:
+            die_with(parent)
+
+    os.register_at_fork(after_in_child=die)
 
 
 def _wrapped(application: Application, listener: Listener, settings: Server) -> Application:
@@ -189,7 +200,7 @@ def _build(endpoint: Endpoint, settings: Server) -> granian_private.Server:
 
 def _become_worker(server: granian_private.Server, parent: int, endpoint: Endpoint) -> None:
     """Do in a new worker what has to be done before it serves: it keeps nothing open that is not its own."""
-    die_with(parent)
+    die_with(parent)  # again: an error of the first is not seen
     _heed_signals_in_forks()
     close([each for index, each in enumerate(endpoint.sockets) if index != server.spawning])
     for other in (*server.wrks, *([server.former] if server.former else ())):

@@ -100,18 +100,15 @@ class ServerProcess:
         self.state, self.deadline = state, deadline
 
     def start(self, serve: Callable[[Endpoint], None]) -> None:
-        """Start the server process, which keeps no socket open but its own. Raises OSError if it cannot be forked.
-
-        A worker that was stopped before it had asked to die with it ends with its group.
-        """
+        """Start the server process, which keeps no socket open but its own. Raises OSError if it cannot be forked."""
 
         def work() -> None:
+            os.setsid()  # a Ctrl-C on the terminal is the launcher's to handle, and `kill` ends a whole group
             signal.signal(DRAIN, signal.SIG_DFL)  # until Granian handles it
             serve(self.endpoint)
 
         sockets = self.endpoint.sockets
-        kept = [*sockets, *self.endpoint.group.beside(sockets)]
-        self._server = Child(work, leads_group=True, keeps=kept)
+        self._server = Child(work, keeps=[*sockets, *self.endpoint.group.beside(sockets)])
 
     def prove(self, clients_to: Sequence[socket.socket], seconds: int) -> None:
         """Start to ask each worker for a response; the sockets `clients_to` get other connections meanwhile.

@@ -215,7 +215,9 @@ def test_no_more_workers_are_replaced_once_the_server_drains(made: Server, monke
     monkeypatch.setattr(Granian, "_respawn_workers", replace)
     made.growth = 512
     inner = SimpleNamespace(exitcode=None, pid=7)
-    made.wrks = [SimpleNamespace(inner=inner, name="worker-1 (pid 7)", terminate=lambda: None)] * 4
+    made.wrks = [
+        SimpleNamespace(inner=inner, name="worker-1 (pid 7)", terminate=lambda: None, is_alive=lambda: True)
+    ] * 4
     made._respawn_workers([0, 1, 2, 3], delay=1.0)
     assert replaced == [0, 1]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from app.launcher import lifecycle
+from app.launcher import granian_server, lifecycle
 from app.launcher.lifecycle import Lifecycle
 from app.launcher.pair_watch import PairWatch
 from app.launcher.renewal import PAUSE, Renewal
@@ -108,9 +108,10 @@ def test_a_replacement_whose_filter_cannot_be_attached_has_failed(
 
 
 def test_a_stopped_worker_ends_with_its_server_process(made: Lifecycle) -> None:
-    """One so young that it has not asked the kernel for that yet."""
+    """However young it is."""
 
     def serve_with_a_young_worker(_: Endpoint) -> None:
+        granian_server.let_forks_die_with(os.getpid())
         if os.fork() == 0:
             os.kill(os.getpid(), signal.SIGSTOP)
         signal.pause()

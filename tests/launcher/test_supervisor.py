@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -84,7 +85,7 @@ def supervise(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Supervisor]:
     monkeypatch.setattr(supervisor, "Listing", lambda: SimpleNamespace(write=lambda _: None))
 
     def make(*listeners: Told, waiting: tuple[Told, ...] = ()) -> Supervisor:
-        configuration: Any = SimpleNamespace(server=None)
+        configuration: Any = SimpleNamespace(server=None, path=Path("server.toml"))
         made = Supervisor(
             configuration,
             [],
