@@ -202,10 +202,15 @@ def _bind_or_note(group: sockets.ReuseportGroup, number: int) -> None:
 
 
 def try_pair(endpoint: Endpoint) -> None:
-    """Ask rustls for its opinion of a pair. Raises ConfigurationError if it rejects it, or cannot be asked."""
+    """Ask rustls for its opinion of a pair. Raises ConfigurationError if it rejects it, or cannot be asked.
+
+    Raises loading.Stopped if it cannot be asked, and a signal asks to stop.
+    """
     try:
         reason = granian_server.rejected(endpoint, endpoint.server)
     except OSError as error:
+        if signals.is_stop_pending():
+            raise loading.Stopped from error
         raise ConfigurationError(
             f"listener {shown(endpoint.listener.name)}: its pair cannot be tried ({error.strerror}); raise the limit on"
             f" processes (ulimit -u) or on open files (ulimit -n)"

@@ -17,7 +17,8 @@ from typing import NoReturn
 
 from app.launcher.log import exception
 
-MADE, MADE_AT_A_STOP = 5.0, 0.2  # seconds in which a process that was forked has to run; one that is stopped does not
+MADE, MADE_AT_A_STOP = 5.0, 2.0  # seconds in which a process that was forked has to run; one that is stopped does not
+LOOK = 0.1  # seconds between looks at whether a signal asks to stop meanwhile
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -67,7 +68,7 @@ class Child:
         """
         poll, begin = select.poll(), time.monotonic()
         poll.register(pipe, select.POLLIN)
-        while not poll.poll(MADE_AT_A_STOP * 1000):
+        while not poll.poll(LOOK * 1000):
             waited = time.monotonic() - begin
             if waited > (MADE_AT_A_STOP if {signal.SIGTERM, signal.SIGINT} & signal.sigpending() else MADE):
                 self.kill()

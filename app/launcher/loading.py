@@ -121,6 +121,8 @@ def check(settings: ApplicationSettings, seconds: int) -> None:
     try:
         made = Trial(lambda: _load_within_memory(settings), seconds)
     except OSError as error:
+        if signals.is_stop_pending():
+            raise Stopped from error
         raise ConfigurationError(
             f"{settings} cannot be tried ({error.strerror}); raise the limit on processes (ulimit -u) or on open files"
             f" (ulimit -n)"
@@ -128,7 +130,7 @@ def check(settings: ApplicationSettings, seconds: int) -> None:
     with closing(made) as trial:
         try:
             while (code := trial.exitcode()) is None:
-                if signals.STOP & signal.sigpending():
+                if signals.is_stop_pending():
                     raise Stopped
                 time.sleep(LOOK)
         except TimeoutError as error:
@@ -156,7 +158,7 @@ def load_while_serving(settings: ApplicationSettings, seconds: int) -> Applicati
     end, stopped, is_over = time.monotonic() + seconds, 0.0, False
 
     def reason() -> ConfigurationError | None:
-        if signals.STOP & signal.sigpending():
+        if signals.is_stop_pending():
             return ConfigurationError(f"{settings} was not imported: a signal asked to stop")
         return _late(settings, seconds) if time.monotonic() > end else None
 
@@ -164,7 +166,7 @@ def load_while_serving(settings: ApplicationSettings, seconds: int) -> Applicati
         nonlocal stopped
         if is_over or reason() is None:
             return
-        if signals.STOP & signal.sigpending():
+        if signals.is_stop_pending():
             stopped = stopped or time.monotonic()
             if time.monotonic() > stopped + YIELDS:
                 error(f"{settings}: its import does not end; what is served ends with it")
@@ -220,7 +222,7 @@ def preload(settings: ApplicationSettings, seconds: int, stopped: int = 0) -> Ap
 def _end_unless(loaded: threading.Event, settings: ApplicationSettings, seconds: int, stopped: int) -> None:
     end = time.monotonic() + seconds
     while not loaded.wait(LOOK):
-        if signals.STOP & signal.sigpending():
+        if signals.is_stop_pending():
             end_process(stopped)
         if time.monotonic() > end:
             error(f"configuration: {_late(settings, seconds)}")

@@ -58,6 +58,11 @@ def take_over() -> None:
     _descriptor()  # now, so that all children inherit the same
 
 
+def is_stop_pending() -> bool:
+    """Return whether a signal asks to stop that has not been taken yet."""
+    return bool(STOP & signal.sigpending())
+
+
 def wait(seconds: float | None) -> signal.Signals | None:
     """Return the next signal; None after `seconds` without one.
 
