@@ -49,8 +49,9 @@ def test_a_child_that_does_not_begin_is_an_error(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sockets, "kept_sockets", stop)
     server = config.read(config.path_of(None, {}), {"SELF_SIGNED": "1"}).server
     listener = config.read(config.path_of(None, {}), {"SELF_SIGNED": "1"}).listeners[0]
+    listener = dataclasses.replace(listener, port=free_port())
     before = set(children(os.getpid())), open_files(os.getpid())
-    with closing(ReuseportGroup(server, dataclasses.replace(listener, port=free_port()))) as group:
+    with closing(ReuseportGroup(server, listener)) as group:
         group.bind(1)
         with pytest.raises(TimeoutError, match="did not begin within"):
             Child(lambda: None)
