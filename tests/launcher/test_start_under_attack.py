@@ -17,6 +17,19 @@ CLIENTS = 60
 SETTINGS = {"backpressure": 4, "header_read_timeout": 60, "start_deadline": 8}
 
 
+def wait_for_the_end(connection: socket.socket, ending: threading.Event) -> None:
+    """Return when a connection has been closed, or soon after all are: it may have been opened after the others' end."""
+    connection.settimeout(0.5)
+    while not ending.is_set():
+        try:
+            connection.recv(1)
+        except TimeoutError:
+            continue
+        except OSError:
+            return
+        return
+
+
 @contextmanager
 def clients(port: int) -> Iterator[Callable[[], int]]:
     """Keep as many connections open as connect(2) gives, without a word; yield how many there are."""
@@ -34,9 +47,7 @@ def clients(port: int) -> Iterator[Callable[[], int]]:
                 ending.wait(0.001)
                 continue
             opened.append(each)
-            each.settimeout(None)
-            with suppress(OSError):
-                each.recv(1)  # until it is closed
+            wait_for_the_end(each, ending)
 
     threads = [threading.Thread(target=hold) for _ in range(CLIENTS)]
     with ExitStack() as stack:
