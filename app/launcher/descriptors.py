@@ -19,6 +19,7 @@ WORKER_DESCRIPTORS = 48
 """Open files of a worker besides its connections; tests/launcher/test_descriptors.py counts them."""
 WORKER_THREADS = 7  # Granian's, Tokio's and ours
 LAUNCHER_DESCRIPTORS = 48
+CLOSED_BY_FORK = 2  # of the four ends of pipes that multiprocessing opens for a process
 """Open files of the launcher and of a server process besides their listening sockets."""
 
 
@@ -76,12 +77,13 @@ def opened_since(before: frozenset[int]) -> list[int]:
     """Return the pipes and files that are open, and were not when `open_descriptors` returned `before`.
 
     Sockets and what has no type in the file system (eventfd, epoll) are left out: Granian's threads for metrics open and
-    close them at any time. It needs no descriptor itself. The kernel gives the lowest free numbers, so nothing is far beyond.
+    close them at any time. It needs no descriptor itself. The kernel gives the lowest free numbers, so nothing is far beyond:
+    but for CLOSED_BY_FORK numbers, which are free again when a process has been forked.
     """
     new: list[int] = []
     number = 0
     missed = 0  # others' that are open
-    while number <= max(before, default=0) + 1 + len(new) + missed:
+    while number <= max(before, default=0) + 1 + len(new) + missed + CLOSED_BY_FORK:
         if number not in before and (kind := _kind(number)) is not None:
             if kind in {0, stat.S_IFSOCK}:
                 missed += 1

@@ -202,7 +202,7 @@ def _ask_each_worker(
     """Return when each worker has sent a response, with the endpoint's leaf over TLS; exit 1 after `seconds`.
 
     A connection waits in a worker's socket until the worker accepts it. Without reuseport filters one response counts
-    for all. `last_error` gets why the last attempt failed.
+    for all. `last_error` gets why the last attempt failed; one that `seconds` cut short says less than those before it.
     """
     group = endpoint.group
     leaf = endpoint.pair.leaf.public_bytes(Encoding.DER) if endpoint.pair else None
@@ -221,5 +221,6 @@ def _ask_each_worker(
                 if probe.ask(group.server.host, endpoint.listener, leaf=leaf, timeout=left, before_connect=direct):
                     break
             except OSError as error:
-                last_error[:] = str(error).encode(errors="replace")[:ERROR_SIZE].ljust(ERROR_SIZE, b"\0")
+                if time.monotonic() < end or not last_error[0]:
+                    last_error[:] = str(error).encode(errors="replace")[:ERROR_SIZE].ljust(ERROR_SIZE, b"\0")
             time.sleep(min(RETRY, left))

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from contextvars import Context
 from types import FrameType, SimpleNamespace
 from typing import Any
@@ -94,6 +94,23 @@ def test_what_a_fork_opens_is_told_from_what_the_threads_for_metrics_open() -> N
         finally:
             for each in pipe:
                 os.close(each)
+
+
+def test_what_a_fork_leaves_open_is_found_behind_what_it_has_closed() -> None:
+    """It opens two pipes, and closes one end of each: the last is no more the lowest free number."""
+    with ExitStack() as stack:
+
+        def until_end(descriptor: int) -> int:
+            stack.callback(os.close, descriptor)
+            return descriptor
+
+        while until_end(os.dup(0)) < max(open_descriptors()):  # until no number is free between others
+            pass
+        before = open_descriptors()
+        (ended, its_sentinel), (its_data, data) = os.pipe(), os.pipe()
+        os.close(its_sentinel)
+        os.close(its_data)
+        assert opened_since(before) == sorted(map(until_end, (ended, data)))
 
 
 def test_a_socket_holder_holds_a_socket_that_is_there_already(made: Server) -> None:

@@ -1,12 +1,14 @@
 """The probe asks the listeners of the server.toml that it is given."""
 
 import errno
+import mmap
 import os
 import socket
+import struct
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from unittest import mock
 import pytest
 
 from app.launcher import probe
+from app.launcher.server_process import ERROR_SIZE, Endpoint, _ask_each_worker
+from app.launcher.sockets import ReuseportGroup
 from app.settings import config
 from tests.support.configuration import SERVER_TOML, configured
 from tests.support.ports import free_port
@@ -131,3 +135,26 @@ def test_why_no_worker_responded_is_in_the_line_about_it(launch: Launch, pair: d
     service = launch(argument, OPENSSL_CONF=str(path), WORKERS="1", **pair)
     assert service.wait(20) == 1
     assert "did not respond within start_deadline=2 s ([SSL" in service.errors.read_text()
+
+
+def test_an_attempt_that_the_deadline_cuts_short_does_not_hide_why_those_before_failed() -> None:
+    server = config.read(config.path_of(None, {}), {"SELF_SIGNED": "1"}).server
+    listener = replace(LISTENER, port=free_port())
+    error = mmap.mmap(-1, ERROR_SIZE)
+
+    def reset_one_client(listening: socket.socket) -> None:
+        client, _ = listening.accept()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+
+    with closing(ReuseportGroup(server, listener)) as group:
+        sockets = group.bind(1)
+        sockets[0].setblocking(True)  # noqa: FBT003 - the socket module's
+        sockets[0].listen()
+        group.has_filters = False  # so that all clients come to this process
+        thread = threading.Thread(target=reset_one_client, args=(sockets[0],))
+        thread.start()
+        with pytest.raises(SystemExit):
+            _ask_each_worker(Endpoint(server, listener, None, None, group, sockets), (), 1, error)
+        thread.join()
+    assert error[:].rstrip(b"\0").decode() == f"[Errno {errno.ECONNRESET}] {os.strerror(errno.ECONNRESET)}"
