@@ -256,7 +256,7 @@ class Load:
     ) -> None:
         """Start them; `python` is the command of an interpreter with the repository as its working directory."""
         plan = Plan(port, connections // processes, str(authority) if authority else None, requests, pause)
-        self.connections, self.requests = plan.connections * processes, requests
+        self.port, self.connections, self.requests = port, plan.connections * processes, requests
         self.processes = [
             subprocess.Popen(
                 [*python, "-m", "bench.verified_load", json.dumps(asdict(plan))],
@@ -274,8 +274,15 @@ class Load:
         return self._read()
 
     def opened(self, deadline: float = 60.0) -> None:
-        """Wait until all connections are open; raise TimeoutError after `deadline` seconds."""
-        wait_until(lambda: self.tally().opened >= self.connections, f"{self.connections} connections", deadline)
+        """Wait until all connections are open; raise TimeoutError after `deadline` seconds, OSError if some fail."""
+
+        def tried() -> bool:
+            tally = self.tally()
+            return tally.opened + tally.unopened >= self.connections
+
+        wait_until(tried, f"{self.connections} connections", deadline)
+        if failed := self.tally().unopened:
+            raise ConnectionError(f"{failed} of {self.connections} connections to port {self.port} failed")
 
     def begin(self) -> None:
         """Make the connections that are kept send requests; raise ValueError if none are, as the others send at once."""

@@ -9,6 +9,7 @@ import pytest
 
 from bench import oracle
 from bench.verified_load import MIX, Load
+from tests.support.ports import free_port
 from tests.support.processes import wait_until
 from tests.support.service import Launch
 
@@ -55,3 +56,8 @@ def test_connections_that_send_at_once_cannot_begin_again() -> None:
         listener.listen()
         with Load(listener.getsockname()[1], 1, requests=2) as load, pytest.raises(ValueError, match="2 requests each"):
             load.begin()
+
+
+def test_connections_that_fail_are_reported_at_once() -> None:
+    with Load(free_port(), 2) as load, pytest.raises(ConnectionError, match=f"2 of 2 connections to port {load.port}"):
+        load.opened()
