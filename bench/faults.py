@@ -1,7 +1,6 @@
 """Faults: what a campaign does to a running service. Each returns what it was, when the service has got over it."""
 
 import datetime as dt
-import os
 import random
 import shutil
 import signal
@@ -20,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from bench import proc
+from bench.proc import send
 from bench.verified_load import wait_until
 
 PIDS = Path("/sys/fs/cgroup/pids")  # version 1 of control groups, where it is mounted
@@ -195,12 +195,6 @@ def kill_replacement(service: Service) -> str:
         send(each, number)
     wait_until(lambda: service.leaf() == pair["server.crt"], "a pair after its process was killed", RENEWED_WITHIN)
     return "renewal whose process is killed"
-
-
-def send(pid: int, number: signal.Signals) -> None:
-    """Send a signal to a process, if it has not ended."""
-    with suppress(ProcessLookupError):
-        os.kill(pid, number)
 
 
 def hang_up(service: Service) -> str:

@@ -5,6 +5,7 @@ machine's clock is set.
 """
 
 import os
+import signal
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -36,6 +37,12 @@ def server_processes(launcher: int) -> list[int]:
         with suppress(ProcessLookupError):  # it has ended
             found += [each] if os.getsid(each) == each else []
     return found
+
+
+def send(pid: int, number: signal.Signals) -> None:
+    """Send a signal to a process, if it has not ended."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 def open_files(pid: int) -> int:

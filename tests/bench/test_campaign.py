@@ -32,9 +32,9 @@ def test_a_campaign_reports_what_is_lost(tmp_path: Path, monkeypatch: pytest.Mon
     def kill_with_requests(service: Service) -> str:
         """Stop a worker first, so that requests wait in it."""
         worker = service.worker()
-        faults.send(worker, signal.SIGSTOP)
+        proc.send(worker, signal.SIGSTOP)
         time.sleep(0.5)  # clients send one every 0.05 s
-        faults.send(worker, signal.SIGKILL)
+        proc.send(worker, signal.SIGKILL)
         wait_until(lambda: not proc.is_running(worker) and service.is_whole(), "another worker", 30)
         return "worker killed"
 

@@ -10,7 +10,7 @@ from bench import oracle
 from tests.support.certificates import leaf_of
 from tests.support.configuration import with_certificate_interval
 from tests.support.http1 import REQUEST, read_response
-from tests.support.processes import ROOT, children, freeze, have_been_read, is_running, open_files, wait_until
+from tests.support.processes import ROOT, children, freeze, have_been_read, is_running, open_files, send, wait_until
 from tests.support.renewals import Renewing
 from tests.support.wrappers import WITHOUT_FILTERS, process_limit
 
@@ -67,7 +67,7 @@ def test_a_replacement_with_a_worker_in_a_crash_loop_never_serves(renewing: Rene
             if worker not in victims:
                 victims.add(worker)
                 renewing.service.descendants.add(worker)
-                os.kill(worker, signal.SIGKILL)
+                send(worker, signal.SIGKILL)
         assert renewing.serves(old)
     assert all(renewing.serves(old) for _ in range(20))
     renewing.service.stop()

@@ -25,7 +25,7 @@ from app.settings.files import NamedFile
 from tests.support.certificates import issue, leaf_of, served_leaf
 from tests.support.configuration import SERVER_TOML, configured, rejected, with_certificate_interval
 from tests.support.http1 import read_to_end
-from tests.support.processes import ROOT, clean_environment, wait_until
+from tests.support.processes import ROOT, clean_environment, send, wait_until
 from tests.support.service import Launch, Service
 
 HOSTILE = b"/%22%0A%0D%1B%5B31m%5C%20200%20%25s?q=%22%0a%00\\"
@@ -190,10 +190,7 @@ def test_the_last_death_of_a_crash_loop_says_that_the_listener_ends(launch: Laun
     server_process = service.server_process_of("json")
     while service.process.poll() is None:
         for worker in service.workers(server_process):
-            try:
-                os.kill(worker, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+            send(worker, signal.SIGKILL)
     assert service.wait() == 1
     said = service.errors.read_text()
     assert "; the listener ends, as it was the 5th in a row within 1.5 s of its start: a crash loop" in said

@@ -14,7 +14,7 @@ from app.launcher.memory import EXPENDABLE
 from bench import oracle
 from tests.support.certificates import leaf_of
 from tests.support.load import Loads
-from tests.support.processes import children, freeze, open_files, wait_until
+from tests.support.processes import children, freeze, open_files, send, wait_until
 from tests.support.renewals import Renewing
 from tests.support.service import Launch
 from tests.support.wrappers import SIGNALS_IGNORED_AND_BLOCKED, process_limit
@@ -60,7 +60,7 @@ def test_a_crash_loop_is_exit_1(launch: Launch, pair: dict[str, str]) -> None:
             service.descendants.add(worker)
             if worker not in victims:
                 victims.add(worker)
-                os.kill(worker, signal.SIGKILL)
+                send(worker, signal.SIGKILL)  # its server process may have ended, and it
         return service.process.poll() is not None
 
     wait_until(killed_again, "the launcher's end", 15)

@@ -1,6 +1,5 @@
 """Renewals, and what else goes on at the time: other renewals, handshakes, requests, stops."""
 
-import os
 import signal
 import socket
 import ssl
@@ -16,7 +15,7 @@ from tests.support.certificates import issue, leaf_of, served_leaf
 from tests.support.configuration import configured, with_certificate_interval
 from tests.support.http1 import read_response
 from tests.support.load import Loads
-from tests.support.processes import children, have_been_read, is_running, wait_until
+from tests.support.processes import children, have_been_read, send, wait_until
 from tests.support.renewals import Renewing
 from tests.support.service import Launch, Service
 from tests.support.wrappers import SIGNALS_IGNORED_AND_BLOCKED
@@ -124,8 +123,7 @@ def test_a_stop_while_a_replacement_starts_loses_no_request(renewing: Renewing, 
     service.signal(signal.SIGTERM)
     if to == "all processes":
         for pid in service.descendants:
-            if is_running(pid):
-                os.kill(pid, signal.SIGTERM)
+            send(pid, signal.SIGTERM)
     assert service.wait() == 0, service.report()
     service.gone()
     for each in loads:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.proc import children, is_running, open_files, server_processes
+from bench.proc import children, is_running, open_files, send, server_processes
 
-__all__ = ["children", "is_running", "open_files", "server_processes"]  # of bench.proc, for tests
+__all__ = ["children", "is_running", "open_files", "send", "server_processes"]  # of bench.proc, for tests
 
 ROOT = Path(__file__).parents[2]
 
