@@ -25,7 +25,7 @@ import trustme
 
 from bench import faults, proc, soak
 from bench.faults import Service
-from bench.ports import free_ports
+from bench.listeners import free_variables
 from bench.verified_load import ROOT, Load, Tally, wait_until
 
 FIGURES = ROOT / "docs" / "campaign-figures.json"
@@ -106,8 +106,9 @@ def serving(folder: Path, workers: int, output: str, failures: list[str]) -> Ite
     faults.by_renaming(folder, faults.issue(authority, "RSA-2048"))
     settings = (ROOT / "server.toml").read_text().replace("certificate_interval = 5", "certificate_interval = 1")
     (folder / "server.toml").write_text(settings)
-    port, tls_port = free_ports(2)
-    variables = {"PORT": str(port), "TLS_PORT": str(tls_port), "WORKERS": str(workers)}
+    ports = free_variables()
+    port, tls_port = int(ports["PORT"]), int(ports["TLS_PORT"])
+    variables = ports | {"WORKERS": str(workers)}
     variables |= {"TLS_CERT": str(folder / "server.crt"), "TLS_KEY": str(folder / "server.key")}
     reader, writer = os.pipe()
     os.close(reader)  # so that whatever is written to the other end fails

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from bench import proc
+from bench.listeners import ENABLED
 from bench.proc import send
 from bench.verified_load import wait_until
 
@@ -59,7 +60,7 @@ class Service:
     def is_whole(self) -> bool:
         """Return whether it has the processes that it starts with, and no others."""
         children = proc.children(self.process.pid)
-        return len(children) == 2 and all(len(proc.children(each)) == self.workers for each in children)
+        return len(children) == len(ENABLED) and all(len(proc.children(each)) == self.workers for each in children)
 
     def leaf(self, timeout: float = 10.0) -> bytes:
         """Return the leaf that is served, as PEM. Raises OSError."""

@@ -23,7 +23,7 @@ import psutil
 import trustme
 
 from bench import proc
-from bench.ports import free_ports
+from bench.listeners import ENABLED, free_variables
 from bench.verified_load import ROOT, Load, Tally, wait_until
 
 FIGURES = ROOT / "docs" / "reliability-figures.json"
@@ -225,8 +225,9 @@ def serving(folder: Path, failures: list[str]) -> Iterator[Target]:
     leaf = authority.issue_cert("localhost")
     leaf.private_key_pem.write_to_path(str(folder / "server.key"))
     leaf.cert_chain_pems[0].write_to_path(str(folder / "server.crt"))
-    port, tls_port = free_ports(2)
-    variables = {"PORT": str(port), "TLS_PORT": str(tls_port), "WORKERS": str(WORKERS)}
+    ports = free_variables()
+    port, tls_port = int(ports["PORT"]), int(ports["TLS_PORT"])
+    variables = ports | {"WORKERS": str(WORKERS)}
     variables |= {"TLS_CERT": str(folder / "server.crt"), "TLS_KEY": str(folder / "server.key")}
     output, errors = folder / "output", folder / "errors"
     with output.open("wb") as stdout, errors.open("wb") as stderr:
@@ -242,7 +243,7 @@ def serving(folder: Path, failures: list[str]) -> Iterator[Target]:
     try:
         # Its last line is printed when all listeners respond; workers may come a moment later.
         wait_until(lambda: "\n  curl 'http:" in output.read_text(), "the service's last line", START_DEADLINE)
-        wait_until(lambda: len(target.open_files()) == 2 * WORKERS, "all workers", START_DEADLINE)
+        wait_until(lambda: len(target.open_files()) == len(ENABLED) * WORKERS, "all workers", START_DEADLINE)
         yield target
         process.terminate()
         if (status := process.wait(STOP_DEADLINE)) != 0:

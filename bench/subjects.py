@@ -8,11 +8,8 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
-from app.settings.config import DEFAULT_PATH
-from app.settings.tables import ServerFile
 from bench import oracle
+from bench.listeners import BY_NAME, free_variables
 from bench.ports import free_ports
 from bench.variants import CANDIDATES
 
@@ -56,16 +53,13 @@ def _launcher(application: str | None = None, runs: str = "inline", *, metrics: 
     """Serve the service, or another application, on the launcher's own settings; the other listeners are idle."""
 
     def command(place: Place) -> tuple[list[str], dict[str, str]]:
-        tables = msgspec.toml.decode(DEFAULT_PATH.read_bytes(), type=ServerFile).listener
-        by_name = {each.name: each for each in tables}
-        measured = by_name["json-tls" if place.tls else "json-h2c" if place.profile == "json-h2c" else "json"]
-        others = [each.port_variable for each in tables if each.enabled and each is not measured and each.port_variable]
-        environment = {
+        measured = BY_NAME["json-tls" if place.tls else "json-h2c" if place.profile == "json-h2c" else "json"]
+        others = free_variables(measured.name)
+        environment = others | {
             measured.port_variable or "PORT": str(place.port),
             "WORKERS": str(place.workers),
             "SELF_SIGNED": "1",  # over plaintext the TLS listener, which is idle, makes a pair
         }
-        environment |= {name: str(port) for name, port in zip(others, free_ports(len(others)), strict=True)}
         if place.tls:
             environment |= {"TLS_CERT": str(place.certificate), "TLS_KEY": str(place.key)}
         if served := application or (ARENA_APPLICATION if place.profile in ARENA else None):

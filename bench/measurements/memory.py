@@ -7,6 +7,7 @@ import subprocess
 import time
 
 from bench.generators import MeasurementError, parse_wrk, wrk
+from bench.listeners import ENABLED
 from bench.measurements.base import Aim, Measurement, Step, Table
 from bench.plan import Plan
 from bench.processes import Running, confined, started
@@ -19,13 +20,13 @@ SECONDS = 20.0
 
 
 class MemoryByWorkers(Measurement, tag="memory-by-workers"):
-    """MiB of all processes together, by workers of each of two idle listeners."""
+    """MiB of all processes together, by workers of each idle listener."""
 
     mib: dict[int, float]
 
     def table(self) -> Table:
         """Return a row for each number of workers."""
-        by = "workers, both listeners idle"
+        by = "workers of each listener, all idle"
         rows = [[str(workers), f"{mib:.1f}"] for workers, mib in self.mib.items()]
         return Table(f"This service by {by}", [by, "MiB of its own, in all"], rows)
 
@@ -33,7 +34,7 @@ class MemoryByWorkers(Measurement, tag="memory-by-workers"):
         """Bound what an idle worker adds."""
         if not {4, 8} <= self.mib.keys():
             return []
-        each = (self.mib[8] - self.mib[4]) / 8  # four more workers for each of two listeners
+        each = (self.mib[8] - self.mib[4]) / (4 * len(ENABLED))  # four more workers of each listener
         return [Aim("an idle worker's own memory", 8, each, "MiB", at_most=True)]
 
 

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
+from bench.listeners import ENABLED
 from tests.support.ports import free_ports
 from tests.support.processes import ROOT, clean_environment
 
 SERVER_TOML = (ROOT / "server.toml").read_text()
+NAMES = [each.port_variable for each in ENABLED if each.port_variable]
 
 
 def configured(folder: Path, text: str = SERVER_TOML) -> str:
@@ -34,9 +36,9 @@ def with_certificate_interval(seconds: int) -> str:
 def with_web_sockets(text: str = SERVER_TOML) -> str:
     """Return the text of a server.toml whose enabled listeners have WebSockets."""
     changed, listeners = re.subn(
-        r"^port_variable = \"(TLS_)?PORT\"$", r"\g<0>\nwebsockets = true", text, flags=re.MULTILINE
+        rf"^port_variable = \"({'|'.join(NAMES)})\"$", r"\g<0>\nwebsockets = true", text, flags=re.MULTILINE
     )
-    assert listeners == 2
+    assert listeners == len(NAMES)
     return changed
 
 
@@ -59,8 +61,8 @@ def check(*arguments: str, **environment: str) -> Checked:
     """
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    port, tls_port = free_ports(2)
-    variables = clean_environment() | {"PORT": str(port), "TLS_PORT": str(tls_port), "SELF_SIGNED": "1"} | environment
+    ports = dict(zip(NAMES, map(str, free_ports(len(NAMES))), strict=True))
+    variables = clean_environment() | ports | {"SELF_SIGNED": "1"} | environment
     try:
         from app.__main__ import main  # noqa: PLC0415 - blocks signals when it is imported
 
