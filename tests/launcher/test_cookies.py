@@ -1,6 +1,5 @@
 """The cookies of HTTP/2, which a client may send as a field each (RFC 9113, section 8.2.3)."""
 
-import asyncio
 import json
 from contextlib import closing
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import pytest
 
 from app.launcher.cookies import JoinedCookies
+from tests.support.asgi import passed_on
 from tests.support.http2 import Client
 from tests.support.ports import free_port
 from tests.support.service import Launch
@@ -18,23 +18,10 @@ TWO: Headers = [(b"cookie", b"a=1"), (b"accept", b"*/*"), (b"cookie", b"b=2; c=3
 
 def seen(headers: Headers, version: str = "2", kind: str = "http") -> Headers:
     """Return the headers that the application gets."""
-    scopes: list[dict[str, Any]] = []
-
-    async def application(scope: dict[str, Any], *_: object) -> None:
-        scopes.append(scope)
-
-    async def nothing(*_: object) -> Any:  # noqa: ANN401
-        raise AssertionError
-
-    async def call() -> None:
-        scope = {"type": kind, "headers": headers}
-        await JoinedCookies(application)(
-            scope if kind == "lifespan" else {**scope, "http_version": version}, nothing, nothing
-        )
-
-    asyncio.run(call())
-    (scope,) = scopes
-    found: Headers = scope["headers"]
+    scope: dict[str, Any] = {"type": kind, "headers": headers}
+    if kind != "lifespan":
+        scope["http_version"] = version
+    found: Headers = passed_on(JoinedCookies, scope)["headers"]
     return found
 
 

@@ -1,6 +1,5 @@
 """Whom a request comes from: what trusted proxies say, and what everybody else says."""
 
-import asyncio
 import ipaddress
 import json
 import ssl
@@ -13,6 +12,7 @@ import pytest
 from granian.utils.proxies import wrap_asgi_with_proxy_headers
 
 from app.launcher.forwarded import HOPS, Forwarded, parse
+from tests.support.asgi import passed_on
 from tests.support.configuration import SERVER_TOML, configured, rejected
 from tests.support.service import Launch
 
@@ -22,21 +22,8 @@ Headers = list[tuple[bytes, bytes]]
 
 def seen(headers: Headers, peer: str = "10.0.0.1", kind: str = "http", **more: Any) -> dict[str, Any]:  # noqa: ANN401
     """Return the scope that the application gets."""
-    scopes: list[dict[str, Any]] = []
-
-    async def application(scope: dict[str, Any], *_: object) -> None:
-        scopes.append(scope)
-
-    async def nothing(*_: object) -> Any:  # noqa: ANN401
-        raise AssertionError
-
-    async def call() -> None:
-        scope = {"type": kind, "client": (peer, "4711"), "scheme": "ws" if kind == "websocket" else "http"}
-        await Forwarded(application, TRUSTED)({**scope, "headers": headers, **more}, nothing, nothing)
-
-    asyncio.run(call())
-    (scope,) = scopes
-    return scope
+    scope = {"type": kind, "client": (peer, "4711"), "scheme": "ws" if kind == "websocket" else "http"}
+    return passed_on(lambda application: Forwarded(application, TRUSTED), {**scope, "headers": headers, **more})
 
 
 @pytest.mark.parametrize(

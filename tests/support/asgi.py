@@ -1,8 +1,9 @@
 """The application called at the ASGI boundary, without a server."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote
 
 from app.service.application import Application, Message
@@ -68,3 +69,21 @@ def request(
     response = call(app, method, path, query, fields)
     assert response.headers[b"content-type"] == b"application/json"
     return response
+
+
+def passed_on(middleware: Callable[[Any], Any], scope: dict[str, Any]) -> dict[str, Any]:
+    """Return the scope that an application gets through a middleware."""
+    scopes: list[dict[str, Any]] = []
+
+    async def application(scope: dict[str, Any], *_: object) -> None:
+        scopes.append(scope)
+
+    async def nothing(*_: object) -> Any:  # noqa: ANN401
+        raise AssertionError
+
+    async def call() -> None:
+        await middleware(application)(scope, nothing, nothing)
+
+    asyncio.run(call())
+    (passed,) = scopes
+    return passed
