@@ -185,6 +185,7 @@ def campaign(workers: int, seconds: float, output: str, rest: float = soak.REST)
     with tempfile.TemporaryDirectory(prefix="campaign-") as name:
         folder = Path(name)
         with serving(folder, workers, output, record.failures) as service:
+            faults.hang_up(service)  # the first reload makes its launcher grow, once (docs/reliability.md)
             before = settle(service, rest)
             end = time.monotonic() + seconds
             while time.monotonic() < end and service.process.poll() is None:
