@@ -13,6 +13,7 @@ import random
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -223,10 +224,17 @@ def section(figures: dict[str, Any]) -> str:
     ]
     actions: Counter[str] = sum((Counter(each["actions"]) for each in figures["results"]), Counter())
     done = "; ".join(f"{name} {number}" for name, number in sorted(actions.items()))
-    return (
-        f"{BEGIN}\n{figures['date']}, {figures['command']}; {figures['cpus']} CPUs, Linux {figures['kernel']}, Python"
-        f" {figures['python']}:\n\n" + "\n".join([head, "|" + " --- |" * 7, *rows]) + f"\n\nActions: {done}.\n{END}"
+    where = (
+        f"{figures['date']}, {figures['command']}; {figures['cpus']} CPUs, Linux {figures['kernel']}, Python"
+        f" {figures['python']}:"
     )
+    table = "\n".join([head, "|" + " --- |" * 7, *rows])
+    paragraphs = [_wrapped(where), table, _wrapped(f"Actions: {done}.")]
+    return f"{BEGIN}\n" + "\n\n".join(paragraphs) + f"\n{END}"
+
+
+def _wrapped(paragraph: str) -> str:
+    return textwrap.fill(paragraph, 120, break_long_words=False, break_on_hyphens=False)
 
 
 def main() -> int:
