@@ -160,7 +160,7 @@ class ReuseportGroup:
         return [
             (LOAD_WORD, 0, 0, RANDOM),
             (MODULO, 0, 0, len(sockets)),
-            (ADD, 0, 0, self.members.index(sockets[0])),
+            (ADD, 0, 0, min(map(self.members.index, sockets))),
             (RETURN_VALUE, 0, 0, 0),
         ]
 
@@ -173,20 +173,24 @@ class ReuseportGroup:
     def remove(self, sockets: Sequence[socket.socket]) -> None:
         """Close members that are the group's first or its last, so that no connection meets a closing one.
 
-        Last to first: then those that stay keep their order, and the first of them its number until the end. If the
-        group's first are closed, that one gets all connections meanwhile; afterwards no socket has the number in the
-        filter, and the kernel spreads the connections. If that filter cannot be attached it does so from the first on.
-        If fewer stay than leave, that one gets another number on the way: those that leave then drop what comes.
+        If the first are closed, the filter names a number meanwhile that one of those that stay has until the last is
+        closed; nobody has it then, so the kernel spreads the connections. If that filter cannot be attached it does so
+        from the first on. If fewer stay than leave, nobody has it earlier: those that leave then drop what comes.
         """
-        if len(sockets) > len(self.members) - len(sockets) > 0:
-            for each in sockets:
+        leaving = [each for each in self.members if each in sockets]
+        staying = len(self.members) - len(leaving)
+        if len(leaving) > staying > 0:
+            for each in leaving:
                 self._shield(each, 0)
-        if self.members[: len(sockets)] == list(sockets) and self.members[len(sockets) :] and self.has_filters:
+        if self.members[: len(leaving)] == leaving and staying and self.has_filters:
             with suppress(OSError):  # no memory for it, or none allowed
-                self._attach(self.members[0], (RETURN, 0, 0, len(sockets)))
-        close_from_the_last(sockets)
-        self.members = [each for each in self.members if each not in sockets]
+                self._attach(self.members[0], (RETURN, 0, 0, max(len(leaving), staying)))
+        close_from_the_last(leaving)
+        close(sockets)  # those that are no members yet
         self.held = [each for each in self.held if each not in sockets]
+        for each in leaving[::-1]:
+            self.members[self.members.index(each)] = self.members[-1]
+            self.members.pop()
 
     def beside(self, sockets: Sequence[socket.socket]) -> Sequence[socket.socket]:  # noqa: ARG002 - a subclass has some
         """Return what goes together with `sockets`, which `bind` has returned: nothing."""

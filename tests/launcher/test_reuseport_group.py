@@ -205,6 +205,25 @@ def test_removed_first_members_leave_the_others_in_order(group: ReuseportGroup) 
         assert counts(group, after) == [MANY * (other is each) for other in after]
 
 
+@pytest.mark.parametrize(("leave", "stay"), [(1, 3), (2, 5), (4, 5)])
+def test_all_that_stay_get_connections_if_more_stay_than_leave(group: ReuseportGroup, leave: int, stay: int) -> None:
+    """As after a reload to more workers: one of them got all connections. What comes after them is in order, too."""
+    before, after = listening(group, leave), listening(group, stay)
+    group.spread(after)
+    group.remove(before)
+    assert all(counts(group, after))
+    for each in group.members:  # the kernel's numbers are those of `members`
+        group.spread([each])
+        assert counts(group, group.members) == [MANY * (other is each) for other in group.members]
+    last = listening(group, 2)
+    group.spread(after)
+    assert all(counts(group, after))
+    group.spread(last)
+    group.remove(after)
+    assert set(group.members) == set(group.held) == set(last)
+    assert all(counts(group, last))
+
+
 def test_removed_last_members_leave_the_others_in_order(group: ReuseportGroup) -> None:
     before, after = listening(group, 3), listening(group, 3)
     group.spread(before)
