@@ -127,7 +127,7 @@ def end_when_starved(listener: str) -> None:
         try:
             os.close(os.eventfd(0))
             starved = 0
-        except OSError as error:  # not for want of a descriptor: no reason to end, nor to look no more
-            starved = starved + 1 if error.errno in (errno.EMFILE, errno.ENFILE) else 0
+        except OSError as error:  # not for want of this process's: no reason to end, nor to look no more
+            starved = starved + 1 if error.errno == errno.EMFILE else 0
     warn(f"listener {listener}: a worker had no free descriptor for {STARVED} s and is replaced; see docs/limits.md")
     os._exit(1)

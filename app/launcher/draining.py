@@ -19,6 +19,8 @@ DRAIN = signal.SIGRTMIN + 6
 """To a server process, which passes it on to its workers: accept no more, finish what was received, end."""
 STARTUP_FAILED = 3
 """The exit status of a worker whose application reports that its startup has failed."""
+IMPORT_FAILED = 4
+"""The exit status of a worker that cannot import the application."""
 CLOSE_FRAMES = 0.5  # seconds for the close frames of all WebSockets
 
 Message = dict[str, Any]

@@ -16,6 +16,8 @@ are checked when this module is imported, and tests/launcher/test_granian_contra
   `err`, `taskref`), `granian.server.mp._new_cbscheduler(loop, call, ...)` a `granian._futures._CBSchedulerAIO`, whose `_schedule_fn`
   gets the watcher, in the context `_ctx`: both are replaced by app/launcher/scheduling.py. What Granian receives and
   sends is awaited as a type of `granian._granian`; its `add_done_callback` uses the loop's `call_soon_threadsafe`.
+- `granian._signals.set_loop_signals(loop)` registers handlers of this module for SIGTERM and SIGINT, and no others: what
+  worker_loop.py tells from an application's.
 - A path whose `resolve()` returns itself reaches rustls as it is (`SealedFile`).
 """
 
@@ -27,11 +29,11 @@ from contextvars import Context
 from typing import Any
 
 import granian
-from granian import Granian, _futures, _granian
+from granian import Granian, _futures, _granian, _signals
 from granian.server import mp
 
 from app.launcher import scheduling
-from app.launcher.draining import STARTUP_FAILED, Interrupt
+from app.launcher.draining import IMPORT_FAILED, STARTUP_FAILED, Interrupt
 from app.launcher.granian_metrics import Exporting
 from app.launcher.granian_worker import PATIENCE, Worker
 from app.launcher.log import event, warn
@@ -53,6 +55,7 @@ def check_granian() -> None:
     for owner, names in (
         (_granian, "SocketHolder WorkerSignal ASGIWorker IPCReceiverHandle"),
         (_futures, "_CBSchedulerAIO"),
+        (_signals, "set_loop_signals"),
         (mp, "_new_cbscheduler _future_watcher_wrapper"),
         (Granian, METHODS),
         (mp.WorkerProcess, "start _watch _watcher terminate"),
@@ -131,7 +134,8 @@ class Server(Exporting):
         startup fails in a worker that replaces none, the server ends; in one that does, it is tried until it succeeds.
         """
         if not delay:  # they have died; one that was being replaced for its size has been replaced by now
-            workers = [idx for idx in workers if not self.wrks[idx].is_alive()]
+            # All that are dead: Granian forgets one that is reported between its look at the list and its clearing it.
+            workers = [idx for idx, worker in enumerate(self.wrks) if not worker.is_alive()]
             if not workers:
                 return
             if self._is_hopeless(workers):
@@ -156,7 +160,7 @@ class Server(Exporting):
         for idx in workers:
             worker = self.wrks[idx]
             lived = (getattr(worker, "death", None) or time.monotonic()) - worker.birth  # free-threaded: not known
-            deaths = self.young_deaths.get(idx, 0) + 1 if lived < YOUNG else 0
+            deaths = self.young_deaths.get(idx, 0) + 1 if self._could_not_start(worker, lived) else 0
             if worker.inner.exitcode == STARTUP_FAILED:
                 if idx not in self.replaced:
                     return True
@@ -172,9 +176,15 @@ class Server(Exporting):
             return "the server process is stopping"
         if worker.inner.exitcode == STARTUP_FAILED:
             return "another is tried" if worker.idx in self.replaced else "the listener ends"
-        if lived < YOUNG and (deaths := self.young_deaths.get(worker.idx, 0) + 1) > YOUNG_DEATHS:
-            return f"the listener ends, as it was the {deaths}th in a row within {YOUNG} s of its start: a crash loop"
+        deaths = self.young_deaths.get(worker.idx, 0) + 1
+        if self._could_not_start(worker, lived) and deaths > YOUNG_DEATHS:
+            when = f"within {YOUNG} s of its start" if lived < YOUNG else "that could not import the application"
+            return f"the listener ends, as it was the {deaths}th in a row {when}: a crash loop"
         return "another takes its place"
+
+    @staticmethod
+    def _could_not_start(worker: Any, lived: float) -> bool:  # noqa: ANN401 - Granian's
+        return lived < YOUNG or worker.inner.exitcode == IMPORT_FAILED
 
     def _pause(self, seconds: float) -> None:
         end = time.monotonic() + seconds

@@ -19,7 +19,7 @@ from app.launcher import granian_private, loading, log, memory, metrics, pair_tr
 from app.launcher.child import die_with, title
 from app.launcher.cookies import JoinedCookies
 from app.launcher.descriptors import end_when_starved
-from app.launcher.draining import CLOSE_NOTICE, DRAIN, Application, Draining
+from app.launcher.draining import CLOSE_NOTICE, DRAIN, IMPORT_FAILED, Application, Draining
 from app.launcher.forwarded import Forwarded
 from app.launcher.server_process import Endpoint
 from app.launcher.silence import Silence
@@ -135,7 +135,7 @@ def _load_in_worker(listener: Listener) -> Application:
         return loading.load(listener.application)
     except ConfigurationError as error:
         log.error(f"listener {listener.name}: {error}", details=error.details)
-        sys.exit(1)
+        sys.exit(IMPORT_FAILED)
 
 
 def rejected(endpoint: Endpoint, settings: Server) -> str | None:

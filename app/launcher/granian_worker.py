@@ -72,10 +72,12 @@ class Worker(mp.WorkerProcess):
         lived = self.death - self.birth
         if self.interrupt_by_parent:
             return
-        follows = self.parent.after_death(self, lived)  # type: ignore[attr-defined]
-        warn(f"{self.name} ended ({how_it_ended(self.inner.exitcode or 0)}) after {lived:.1f} s; {follows}")
-        self.parent.interrupt_children.append(self.idx)
-        self.parent.main_loop_interrupt.set()
+        try:
+            follows = self.parent.after_death(self, lived)  # type: ignore[attr-defined]
+            warn(f"{self.name} ended ({how_it_ended(self.inner.exitcode or 0)}) after {lived:.1f} s; {follows}")
+        finally:  # whatever that lacks (memory), another has to take its place
+            self.parent.interrupt_children.append(self.idx)
+            self.parent.main_loop_interrupt.set()
 
     def terminate(self) -> None:
         """Drain it. Workers do not heed SIGTERM, which a service manager may send to all processes at once."""

@@ -38,11 +38,11 @@ def check(setting: str, host: str) -> None:
 def _has_loopback() -> bool:
     """Return whether the interface is up by which this machine reaches each of its addresses (netdevice(7))."""
     request = b"lo".ljust(40, b"\0")  # struct ifreq
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        try:
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
             answer = fcntl.ioctl(any_socket, SIOCGIFFLAGS, request)
-        except OSError:  # a system that has none of that name
-            return True
+    except OSError:  # a system that has none of that name, or no IPv4
+        return True
     return bool(int.from_bytes(answer[16:18], sys.byteorder) & IFF_UP)
 
 

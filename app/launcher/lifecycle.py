@@ -218,7 +218,11 @@ class Lifecycle:
         self.group.spread(self.endpoint.sockets)  # so that the new sockets get no client yet
         self.group.server = wanted.server
         sockets = self.group.bind(wanted.server.workers)
-        self.replacement = ServerProcess(replace(wanted, sockets=sockets))
+        try:
+            self.replacement = ServerProcess(replace(wanted, sockets=sockets))
+        except BaseException:  # no memory: nobody else has these sockets
+            self.group.remove(sockets)
+            raise
         self.group.listen(sockets)
         self._launch(self.replacement)
 

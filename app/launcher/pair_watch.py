@@ -11,6 +11,7 @@ from app.settings.errors import ConfigurationError
 
 STEADY = 1.0  # seconds without a change until the files are taken as written to their end
 LONGEST_PAUSE = 300.0  # seconds until a pair whose server process failed is tried again: twice as long each time
+ENOUGH = 9  # failures, after which the pause is the longest
 RESTLESS = 15.0  # seconds of changes after which they are reported
 
 EXPIRES = (30, 14, 7, 1, 0)  # days before the end of a pair at which it is reported
@@ -117,7 +118,7 @@ class PairWatch:
         """Return `pair` later, and ever later: a server process that was to serve it has failed."""
         self._failures = self._failures + 1 if pair.content == self._failed else 0
         self._failed = pair.content
-        self._not_before = now + min(LONGEST_PAUSE, 2.0**self._failures)
+        self._not_before = now + min(LONGEST_PAUSE, 2.0 ** min(self._failures, ENOUGH))
         self.next_look = min(self.next_look or self._not_before, self._not_before)
 
     def _wait(self, content: object, now: float) -> None:

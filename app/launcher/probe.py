@@ -87,8 +87,11 @@ class Listing:
             for host, each in listeners
         )
         if text != self._text and self._descriptor is not None:
-            os.pwrite(self._descriptor, text, 0)
-            os.truncate(self._descriptor, len(text))
+            try:
+                os.pwrite(self._descriptor, text, 0)
+                os.truncate(self._descriptor, len(text))
+            except OSError as error:  # no memory, or a limit on the size of files (ulimit -f)
+                warn(f"the container's health check will fail: the list of the listeners cannot be written ({error})")
             self._text = text
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """Work that is tried in a process of its own: it may fail, hang, or take its process with it."""
 
 import json
-import os
+import mmap
 import time
 from collections.abc import Callable
 
@@ -11,6 +11,8 @@ from app.launcher.child import Child, title
 from app.settings.errors import ConfigurationError
 
 TRIED = 256  # no exit status: work that is through says so, as an application may end its process with any
+LONGEST = 500_000  # characters of an error, and of its details, that are kept
+RESULT_SIZE = 2 * 12 * LONGEST + 1_000  # bytes: JSON has twelve for some characters
 NO_MEMORY = "there is not enough memory to try it; raise the limit (ulimit -v, or the container's)"
 
 
@@ -23,7 +25,8 @@ class Trial:
     def __init__(self, work: Callable[[], object], seconds: float) -> None:
         """Start it, with `seconds` to end in. Raises OSError."""
         self.deadline = time.monotonic() + seconds
-        self._result = os.memfd_create("result")  # no pipe: what the work starts would hold its other end
+        # No pipe, whose other end what the work starts would hold; no file, which may be limited to no size (ulimit -f).
+        self._result = mmap.mmap(-1, RESULT_SIZE)
 
         def attempt() -> None:
             global _is_trial  # noqa: PLW0603 - of a process that has just been made
@@ -33,17 +36,17 @@ class Trial:
                 work()
                 result = None
             except ConfigurationError as error:
-                result = str(error), error.details
+                result = str(error)[:LONGEST], error.details[-LONGEST:]
             except MemoryError:
                 result = NO_MEMORY, ""
-            with os.fdopen(self._result, "wb", closefd=False) as file:
-                file.write(json.dumps(result).encode())
+            written = json.dumps(result).encode()
+            self._result[: len(written)] = written
 
         try:
             # A trial within another stays in its group, and ends with it, together with what it has started.
             self._child = Child(attempt, leads_group=not _is_trial)
         except BaseException:
-            os.close(self._result)
+            self._result.close()
             raise
 
     def exitcode(self) -> int | None:
@@ -55,7 +58,7 @@ class Trial:
             if time.monotonic() > self.deadline:
                 raise TimeoutError
             return None
-        if not (written := os.pread(self._result, os.fstat(self._result).st_size, 0)):
+        if not (written := self._result[: self._result.find(b"\0")]):
             return code
         if (error := json.loads(written)) is not None:
             raise ConfigurationError(*error)
@@ -64,4 +67,4 @@ class Trial:
     def close(self) -> None:
         """End it with what it has started."""
         self._child.kill()
-        os.close(self._result)
+        self._result.close()

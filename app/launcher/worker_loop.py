@@ -11,6 +11,8 @@ import uvloop
 from app.launcher.draining import DRAIN
 from app.launcher.scheduling import Waiting
 
+GRANIANS = "granian._signals"  # the module of the handlers that Granian registers (granian_private.py)
+
 
 class WorkerLoop(uvloop.Loop):
     """The loop of a worker, which takes DRAIN for the signal that Granian would wait for."""
@@ -30,11 +32,14 @@ class WorkerLoop(uvloop.Loop):
         return build
 
     def add_signal_handler(self, sig: int, callback: Callable[..., Any], *args: Any) -> None:  # type: ignore[override]  # noqa: ANN401
-        """Register Granian's handler of SIGTERM for DRAIN, after `before_drain`; SIGINT is not heeded.
+        """Register Granian's handler of SIGTERM for DRAIN, after `before_drain`; its handler of SIGINT is not heeded.
 
         uvloop's own handlers lose a signal that comes while the loop does not run: between the application's startup and
-        Granian's service, say.
+        Granian's service, say. The application's handlers are registered as ever.
         """
+        if getattr(callback, "__module__", None) != GRANIANS:
+            super().add_signal_handler(sig, callback, *args)
+            return
         if sig != signal.SIGTERM:
             return
         draining: list[asyncio.Future[None]] = []

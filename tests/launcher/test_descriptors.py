@@ -190,8 +190,12 @@ def test_a_worker_that_replaces_another_keeps_nothing_of_it_open(
     service.stop()
 
 
-def test_want_of_memory_does_not_end_the_watch_for_a_free_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
-    errors = [errno.EMFILE, errno.ENOMEM, *[errno.EMFILE] * STARVED]
+@pytest.mark.parametrize("lacking", [errno.ENOMEM, errno.ENFILE])
+def test_what_a_new_worker_would_lack_too_does_not_count_as_want_of_a_descriptor(
+    monkeypatch: pytest.MonkeyPatch, lacking: int
+) -> None:
+    """Memory, or files of the whole system: the watch goes on."""
+    errors = [errno.EMFILE, *[lacking] * STARVED, *[errno.EMFILE] * STARVED]
 
     def eventfd(_: int) -> int:
         raise OSError(errors.pop(0), "none")

@@ -6,6 +6,7 @@ import os
 import re
 import resource
 import select
+import signal
 import socket
 import sys
 import threading
@@ -19,15 +20,17 @@ from typing import Any
 import granian
 import pytest
 import uvloop
-from granian import Granian, _futures, _granian
+from granian import Granian, _futures, _granian, _signals
 from granian.constants import Interfaces
 from granian.server import common, mp
 
 from app.launcher import granian_metrics, granian_private, granian_worker
 from app.launcher.descriptors import open_descriptors, opened_since
+from app.launcher.draining import IMPORT_FAILED
 from app.launcher.granian_private import Server, check_granian, schedule_by
 from app.launcher.granian_worker import Worker
 from app.launcher.scheduling import Call, Schedule, watched
+from app.launcher.worker_loop import GRANIANS
 from app.settings.sealed_file import SealedFile
 from tests.support.ports import free_port
 
@@ -68,6 +71,7 @@ def test_every_name_of_the_docstring_exists(made: Server) -> None:
         (_granian, "WorkerSignal"),
         (_granian, "ASGIWorker"),
         (_futures, "_CBSchedulerAIO"),
+        (_signals, "set_loop_signals"),
         (mp, "_new_cbscheduler"),
         (mp, "_future_watcher_wrapper"),
         (_granian, "IPCReceiverHandle"),
@@ -111,6 +115,17 @@ def test_what_a_fork_leaves_open_is_found_behind_what_it_has_closed() -> None:
         os.close(its_sentinel)
         os.close(its_data)
         assert opened_since(before) == sorted(map(until_end, (ended, data)))
+
+
+def test_granian_registers_two_signals_of_a_workers_loop_by_handlers_of_one_module() -> None:
+    registered: dict[int, str] = {}
+
+    class Loop:
+        def add_signal_handler(self, number: int, callback: Callable[..., None], *_: object) -> None:
+            registered[number] = callback.__module__
+
+    _signals.set_loop_signals(Loop())  # type: ignore[no-untyped-call]
+    assert registered == {signal.SIGTERM: GRANIANS, signal.SIGINT: GRANIANS}
 
 
 def test_a_socket_holder_holds_a_socket_that_is_there_already(made: Server) -> None:
@@ -306,6 +321,15 @@ def test_a_sealed_files_path_reaches_rustls_as_it_is(pair: dict[str, str]) -> No
         assert all(re.fullmatch(r"/proc/self/fd/\d+", path) for path in map(str, files))
 
 
+def test_imports_that_fail_are_a_crash_loop_however_long_they_take(made: Server) -> None:
+    dead: Any = SimpleNamespace(birth=time.monotonic() - 9, inner=SimpleNamespace(exitcode=IMPORT_FAILED), idx=0)
+    made.wrks = [dead]
+    for number in range(1, 6):
+        last = number == 5
+        assert made.after_death(dead, 9.0).startswith("the listener ends" if last else "another takes its place")
+        assert made._is_hopeless([0]) == last
+
+
 def test_a_worker_that_dies_while_it_is_replaced_does_not_cost_its_replacement(
     made: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -314,8 +338,9 @@ def test_a_worker_that_dies_while_it_is_replaced_does_not_cost_its_replacement(
     dead = SimpleNamespace(
         is_alive=lambda: False, birth=time.monotonic() - 9, inner=SimpleNamespace(exitcode=-9, pid=7), name="worker-2"
     )
-    made.wrks = [SimpleNamespace(is_alive=lambda: True), dead]
+    made.wrks = [SimpleNamespace(is_alive=lambda: True)]
     made._respawn_workers([0])
     assert replaced == []
-    made._respawn_workers([0, 1])
+    made.wrks.append(dead)
+    made._respawn_workers([0])  # Granian has forgotten the other
     assert replaced == [1]

@@ -107,6 +107,19 @@ def test_a_replacement_whose_filter_cannot_be_attached_has_failed(
     assert line.endswith("; the pair from before is served on")
 
 
+def test_want_of_memory_for_a_replacement_leaves_no_socket(
+    made: Lifecycle, warned: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = serve(made)
+    monkeypatch.setattr(lifecycle, "ServerProcess", refuse)
+    pairs = [made.endpoint.pair]
+    monkeypatch.setattr(PairWatch, "look", lambda *_: pairs.pop() if pairs else None)
+    made.advance(time.monotonic())
+    assert made.group.members == made.group.held == list(first.endpoint.sockets)
+    (line,) = warned
+    assert "Cannot allocate memory" in line
+
+
 def test_a_stopped_worker_ends_with_its_server_process(made: Lifecycle) -> None:
     """However young it is."""
 

@@ -19,9 +19,27 @@ from app.settings import certificate, config
 from app.settings.config import PairFiles
 from app.settings.files import NamedFile
 from bench import oracle
-from tests.support.configuration import configured
+from tests.support.configuration import SERVER_TOML, configured
 from tests.support.processes import ROOT, clean_environment, pasted, wait_until
 from tests.support.service import Launch, Service, with_free_ports
+
+
+def test_a_limit_on_the_size_of_files_hinders_no_start_without_tls(launch: Launch, tmp_path: Path) -> None:
+    """`ulimit -f 0`: not what a trial of the application finds; the list for the container's health check is left out."""
+    head = SERVER_TOML.partition("[[listener]]")[0]
+    argument = configured(tmp_path, head + '[[listener]]\nname = "json"\nport = 8080\nport_variable = "PORT"\n')
+    application = {"APPLICATION": "tests.support.applications:app", "WORKERS": "1"}
+    service = launch(argument, wrapper=("sh", "-c", 'ulimit -f 0; exec "$@"', "sh"), **application)
+
+    def responds() -> bool:
+        assert service.process.poll() is None
+        try:
+            return httpx.get(f"{service.url}/close", trust_env=False).text == "bye"
+        except httpx.TransportError:  # not yet
+            return False
+
+    wait_until(responds, "a response")
+    service.stop()
 
 
 def test_each_listener_is_described_on_a_line(service: Service) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from app.launcher.draining import DRAIN
 from app.launcher.scheduling import Waiting
-from app.launcher.worker_loop import InlineWorkerLoop, WorkerLoop
+from app.launcher.worker_loop import GRANIANS, InlineWorkerLoop, WorkerLoop
 
 DEADLINE = 5.0
 
@@ -42,9 +42,31 @@ def loop(before_drain: list[str]) -> Iterator[InlineWorkerLoop]:
 def drained(loop: WorkerLoop) -> asyncio.Event:
     """Have the loop take DRAIN; return what is set then."""
     event = asyncio.Event()
-    loop.add_signal_handler(signal.SIGINT, lambda: pytest.fail("SIGINT is ignored"))
-    loop.add_signal_handler(signal.SIGTERM, lambda *_: event.set(), signal.SIGTERM, None)
+
+    def handler(number: int, _: None) -> None:
+        assert number == signal.SIGTERM, "SIGINT is ignored"
+        event.set()
+
+    handler.__module__ = GRANIANS
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, handler, number, None)
     return event
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_an_applications_handlers_are_its_own(
+    loop: InlineWorkerLoop, before_drain: list[str], number: signal.Signals
+) -> None:
+    received = asyncio.Event()
+    former = signal.getsignal(number)
+    event = drained(loop)
+    loop.add_signal_handler(number, received.set)
+    loop.call_later(0.01, os.kill, os.getpid(), number)
+    loop.run_until_complete(asyncio.wait_for(received.wait(), DEADLINE))
+    assert before_drain == []
+    os.kill(os.getpid(), DRAIN)
+    loop.run_until_complete(asyncio.wait_for(event.wait(), DEADLINE))
+    signal.signal(number, former)
 
 
 def test_it_drains_when_told_to_while_it_runs(loop: InlineWorkerLoop, before_drain: list[str]) -> None:

@@ -1,6 +1,10 @@
 """HOST in every form that an address has, and numbers and keys of server.toml that its parser fails on."""
 
+import errno
+import os
+import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,6 +46,19 @@ def test_a_mapped_address_is_the_address(pair: dict[str, str]) -> None:
 )
 def test_what_the_parser_fails_on_is_reported_on_one_line(tmp_path: Path, line: str, reason: str) -> None:
     assert reason in rejected(configured(tmp_path, SERVER_TOML.replace("backlog = 16384", line)))
+
+
+def test_a_machine_without_ipv4_serves_over_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with systemd's RestrictAddressFamilies=AF_UNIX AF_INET6."""
+
+    class Restricted(socket.socket):
+        def __init__(self, family: int = -1, *more: Any) -> None:  # noqa: ANN401 - socket's
+            if family == socket.AF_INET:
+                raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+            super().__init__(family, *more)
+
+    monkeypatch.setattr(socket, "socket", Restricted)
+    hosts.check("HOST", "::1")
 
 
 @pytest.mark.parametrize(
