@@ -183,7 +183,7 @@ def _listener(
         port_setting=shown(table.port_variable) if port else f"{shown(path)}: port",
         protocol=table.protocol,
         application=of_table(f"{prefix} application.import", own) if own else application,
-        tls=_tls(prefix, table.tls, path.resolve().parent, environment) if table.tls else None,
+        tls=_tls(prefix, table.tls, path.parent, environment) if table.tls else None,
         websockets=table.websockets,
         trusted_proxies=tuple(network(prefix, each) for each in table.trusted_proxies),
     )

@@ -65,6 +65,18 @@ def test_neither_set_and_both_defaults_present_are_served(tmp_path: Path, pair_f
     assert str(tmp_path / "certs" / "server.crt") in result.stdout
 
 
+def test_a_pair_beside_a_file_in_a_linked_folder_is_looked_for_through_the_link(
+    tmp_path: Path, pair_folder: Path
+) -> None:
+    """The link may be switched to another release: its pair is then to be served."""
+    (tmp_path / "release").mkdir()
+    default_pair(tmp_path / "release", pair_folder, "server.crt", "server.key")
+    (tmp_path / "current").symlink_to("release")
+    result = check(f"--config={tmp_path}/current/server.toml")
+    assert result.returncode == 0
+    assert f"({tmp_path}/current/certs/server.crt, {tmp_path}/current/certs/server.key)" in result.stdout
+
+
 @pytest.mark.parametrize(("there", "missing"), [("server.crt", "server.key"), ("server.key", "server.crt")])
 def test_neither_set_and_one_default_present_is_rejected(
     tmp_path: Path, pair_folder: Path, there: str, missing: str
