@@ -5,7 +5,7 @@
 | PROVING | forked; each worker is asked for a response; no client yet | `start_deadline` | killed, failed | failed |
 | SERVING | gets all new connections | none | | the predecessor serves if it is SETTLING; else exit 1 |
 | SETTLING | replaced; gets no new connection; handshakes end | 10.5 s | CLOSING | its sockets are closed |
-| CLOSING | sends `Connection: close` on every response | 1 s; at a stop 0.4 s | DRAINING | its sockets are closed |
+| CLOSING | sends `Connection: close` on every response | 1 s; at a stop 0.4 s | DRAINING (1) | its sockets are closed |
 | DRAINING | accepts no more, finishes requests | `drain_deadline`, `stop_deadline` | killed | its sockets are closed |
 | ENDED | | | | |
 
@@ -13,6 +13,9 @@ A pair that is replaced on disk, or a reload of what a listener serves, starts a
 that is SERVING. When every worker of it has responded it is SERVING, and its predecessor is SETTLING. What comes while
 a predecessor is not ENDED waits: a listener has two server processes at most. A stop puts all into CLOSING, but those in
 PROVING, which have no clients, and are killed; a second one kills all.
+
+(1) While clients wait in a predecessor's sockets, as its workers are at their limit, it stays CLOSING for up to
+`drain_deadline`.
 """
 
 import time
@@ -33,12 +36,7 @@ SPARE = 2.0  # seconds beyond start_deadline for the process that asks the worke
 class Lifecycle:
     """The server processes of one listener, from the first to the last."""
 
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        work: Work,
-        on_serving: Callable[[Endpoint, str], None],
-    ) -> None:
+    def __init__(self, endpoint: Endpoint, work: Work, on_serving: Callable[[Endpoint, str], None]) -> None:
         """Start nothing yet; `on_serving` gets what is served from then on, and what it is if it replaces something."""
         self.endpoint = endpoint
         self.group = endpoint.group
@@ -188,6 +186,9 @@ class Lifecycle:
         elif life.state is State.SETTLING:
             life.send_close_notice()
             life.enter(State.CLOSING, now + NOTICE)
+            life.accepts_until = now + self.settings.drain_deadline
+        elif life.state is State.CLOSING and self.stop_end is None and life.has_to_accept(now):
+            life.deadline = now + NOTICE
         elif life.state is State.CLOSING:
             life.drain()
             if self.stop_end is not None:

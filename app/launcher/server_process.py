@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from app.launcher import probe
 from app.launcher.child import Child
 from app.launcher.draining import CLOSE_NOTICE, DRAIN, Application
-from app.launcher.sockets import ReuseportGroup
+from app.launcher.sockets import ReuseportGroup, clients_wait
 from app.settings.certificate import Pair
 from app.settings.config import Listener
 from app.settings.tables import Server
@@ -82,6 +82,8 @@ class ServerProcess:
     state = State.PROVING
     deadline: float | None = None
     """When the state has to be over (time.monotonic); None if it may last."""
+    accepts_until = 0.0
+    """How long clients may wait in the sockets of a predecessor that is CLOSING (time.monotonic)."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         """Start nothing yet."""
@@ -149,6 +151,10 @@ class ServerProcess:
         if code is None:
             return None
         return f"listener {self.endpoint.listener.name} ended ({how_it_ended(code)})"
+
+    def has_to_accept(self, now: float) -> bool:
+        """Return whether clients wait in the sockets of this predecessor, whose workers are at their limit."""
+        return now < self.accepts_until and clients_wait(self.endpoint.sockets)
 
     def send_close_notice(self) -> None:
         """Have it send `Connection: close` on every response from now on."""

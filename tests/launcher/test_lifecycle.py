@@ -4,20 +4,21 @@ import dataclasses
 import errno
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from app.launcher import granian_server, lifecycle
-from app.launcher.lifecycle import Lifecycle
+from app.launcher.lifecycle import HANDSHAKES, NOTICE, Lifecycle
 from app.launcher.pair_watch import PairWatch
 from app.launcher.renewal import PAUSE, Renewal
 from app.launcher.server_process import Endpoint, ListenerError, ServerProcess, State, Work
-from app.launcher.sockets import ReuseportGroup
+from app.launcher.sockets import ReuseportGroup, clients_wait
 from app.settings import certificate, config
 from app.settings.config import Listener, PairFiles
 from app.settings.files import NamedFile
@@ -118,6 +119,30 @@ def test_want_of_memory_for_a_replacement_leaves_no_socket(
     assert made.group.members == made.group.held == list(first.endpoint.sockets)
     (line,) = warned
     assert "Cannot allocate memory" in line
+
+
+@pytest.mark.parametrize("accepts", [True, False])
+def test_a_predecessor_is_not_drained_while_clients_wait_in_its_sockets(
+    made: Lifecycle, monkeypatch: pytest.MonkeyPatch, *, accepts: bool
+) -> None:
+    """Its workers are at their limit: they accept when clients leave, which they may for `drain_deadline`."""
+    first = serve(made)
+    with socket.create_connection(("127.0.0.1", made.endpoint.listener.port)):
+        wait_until(lambda: clients_wait(first.endpoint.sockets), "a client in a socket")
+        replace(made, monkeypatch).response = True
+        now = time.monotonic()
+        made.advance(now)
+        now += HANDSHAKES
+        made.advance(now)
+        for _ in range(made.settings.drain_deadline - 1):
+            made.advance(now := now + NOTICE)
+            assert first.deadline == now + NOTICE
+        if accepts:
+            for each in first.endpoint.sockets:
+                with suppress(BlockingIOError):
+                    each.accept()[0].close()
+        made.advance(now := now + NOTICE)
+        assert first.state is State.DRAINING
 
 
 def test_a_stopped_worker_ends_with_its_server_process(made: Lifecycle) -> None:
