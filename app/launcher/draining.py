@@ -74,6 +74,7 @@ class Draining:
         self.application = application
         self.requests_done = requests_done
         self.notice = mmap.mmap(-1, 1)  # shared with the workers: a signal to all would end what they have executed
+        self.on_started: Callable[[], None] = lambda: None  # of a worker: its startup is over
         self.restarting = False
         self.web_sockets: set[_WebSocket] = set()
 
@@ -125,9 +126,7 @@ class Draining:
 
         async def send_or_end(message: Message) -> None:
             sent.add(message["type"])
-            if message["type"] == "lifespan.startup.failed":
-                self._end(message.get("message", ""))
-            keep_loggers()
+            self._take_note(message)
             await send(message)
 
         try:
@@ -141,10 +140,18 @@ class Draining:
         if not sent:  # it has no lifespan
             if not received:
                 await receive()
+            self.on_started()
             await send({"type": "lifespan.startup.complete"})
             await receive()
             await self.requests_done()
             await send({"type": "lifespan.shutdown.complete"})
+
+    def _take_note(self, message: Message) -> None:
+        if message["type"] == "lifespan.startup.failed":
+            self._end(message.get("message", ""))
+        if message["type"] == "lifespan.startup.complete":
+            self.on_started()
+        keep_loggers()
 
     def _end(self, reason: str) -> NoReturn:
         """End this worker, whose application reports that its startup has failed; a traceback comes before the line."""

@@ -8,7 +8,7 @@ are checked when this module is imported, and tests/launcher/test_granian_contra
 - `._spawn_worker(idx, ...)`: overridden, to give a worker its own socket.
 - `._respawn_workers(workers, ..., delay)`: overridden, as it takes a second death for a crash loop.
 - `._drop_shared_socket()`, `._stop_workers()`: overridden, to close the sockets, and to wait for all workers.
-- `._watch_workers_rss()`: overridden: no thread for each look.
+- `._watch_workers_rss()`, `._handle_rss_signal(...)`: overridden: no thread for each look; growth counts from the startup.
 - `._ssp`, `._shd`, `._sso`: the three places in which a worker looks for its socket.
 - `.wrks` with `.birth`, `.interrupt_children`, `.respawned_wrks`, `.workers_rss`, `.rss_signal`,
   `.main_loop_interrupt` (replaced; set, cleared and waited for), `.workers_kill_timeout`, `.interrupt_signal`, `.signal_handler_interrupt`: its state.
@@ -22,9 +22,12 @@ are checked when this module is imported, and tests/launcher/test_granian_contra
 """
 
 import asyncio
+import mmap
 import socket
+import struct
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from contextvars import Context
 from typing import Any
 
@@ -32,7 +35,7 @@ import granian
 from granian import Granian, _futures, _granian, _signals
 from granian.server import mp
 
-from app.launcher import scheduling
+from app.launcher import memory, scheduling
 from app.launcher.draining import IMPORT_FAILED, STARTUP_FAILED, Interrupt
 from app.launcher.granian_metrics import Exporting
 from app.launcher.granian_worker import PATIENCE, Worker
@@ -40,8 +43,9 @@ from app.launcher.log import event, warn
 from app.launcher.sockets import close
 
 GROWTH_INTERVAL = 2  # seconds between looks at the size of the workers
-METHODS = "_init_shared_socket _respawn_workers _spawn_worker _drop_shared_socket _start_ipc _start_metrics _stop_metrics _watch_workers_rss _stop_workers signal_handler_interrupt"
+METHODS = "_init_shared_socket _respawn_workers _spawn_worker _drop_shared_socket _start_ipc _start_metrics _stop_metrics _watch_workers_rss _handle_rss_signal _stop_workers signal_handler_interrupt"
 STATE = "_metrics _metrics_exporter metrics_enabled wrks interrupt_children respawned_wrks workers_rss rss_signal main_loop_interrupt workers_kill_timeout interrupt_signal _ssp _shd"
+SIZE = struct.Struct("Q")  # bytes
 YOUNG, YOUNG_DEATHS = 1.5, 4  # seconds that a worker lives if it cannot even start; deaths of this kind in a row
 
 
@@ -84,6 +88,7 @@ class Server(Exporting):
 
     sockets: Sequence[socket.socket]
     growth: int  # MiB that a worker may grow by
+    start_deadline: int  # seconds
     former: Worker | None = None  # what is being replaced, or was replaced and has not ended yet
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Granian's
@@ -91,6 +96,9 @@ class Server(Exporting):
         self.young_deaths: dict[int, int] = {}
         self.replaced: set[int] = set()
         self.leaving: list[Worker] = []  # being replaced when told to drain; `_stop_workers` joins them
+        self.started = mmap.mmap(
+            -1, SIZE.size * self.workers
+        )  # of each worker its size after its startup, written by it
         self.main_loop_interrupt = Interrupt(lambda: setattr(self, "rss_signal", True))  # `drain` sets it
         for name in STATE.split():
             if not hasattr(self, name):
@@ -102,8 +110,36 @@ class Server(Exporting):
     def _watch_workers_rss(self) -> None:
         self.main_loop_interrupt.timeout = GROWTH_INTERVAL
 
+    def note_start(self) -> None:
+        """Note, in a worker, that its startup is over, and its size."""
+        SIZE.pack_into(self.started, SIZE.size * self.spawning, memory.resident())
+
+    def _size_at_start(self, idx: int) -> int:
+        return int(SIZE.unpack_from(self.started, SIZE.size * idx)[0])
+
+    def await_start(self, idx: int) -> None:
+        """Wait until a worker's startup is over, it has ended, the server is to stop, or `start_deadline` is over."""
+        end = time.monotonic() + self.start_deadline
+        while not (self._size_at_start(idx) or self.interrupt_signal or time.monotonic() > end):
+            if not self.wrks[idx].is_alive():
+                return
+            time.sleep(0.02)
+
+    def _handle_rss_signal(self, *args: Any) -> None:  # noqa: ANN401
+        """Replace the workers that have grown by more than `growth` since their startup: an import is no growth."""
+        grown = []
+        for idx, worker in enumerate(self.wrks):
+            with suppress(OSError):  # it has ended
+                size = self._size_at_start(idx)
+                if size and memory.resident(worker.inner.pid) > size + self.growth * 2**20:
+                    grown.append(idx)
+        if grown:
+            self._respawn_workers(grown, *args, delay=self.respawn_interval)
+            self._metrics.incr_respawn_rss(len(grown))
+
     def _spawn_worker(self, idx: int, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         self.spawning = idx
+        SIZE.pack_into(self.started, SIZE.size * idx, 0)
         self._shd = _granian.SocketHolder(self.sockets[idx].fileno(), False, self.backlog)  # type: ignore[call-arg, assignment]  # noqa: FBT003
         worker = super()._spawn_worker(idx, *args, **kwargs)
         if isinstance(worker, mp.WorkerProcess):  # a free-threaded Python's workers are threads of this process

@@ -63,6 +63,7 @@ def serve(endpoint: Endpoint, settings: Server) -> None:
             application = endpoint.application or _load_in_worker(listener)
             log.keep_loggers()
             draining.application = _wrapped(application, listener, settings)
+            draining.on_started = server.note_start
         return draining
 
     def take_orders_from_the_launcher_alone() -> None:
@@ -73,7 +74,7 @@ def serve(endpoint: Endpoint, settings: Server) -> None:
         signal.signal(DRAIN, server.drain)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         # Set after Granian has looked at it: it would warn of lost connections, which wait in our sockets.
-        server.workers_rss = _resident() + settings.worker_growth * 2**20
+        server.workers_rss = 1  # so that it has the workers' sizes looked at
 
     let_forks_die_with(parent)
     server.on_startup(take_orders_from_the_launcher_alone)
@@ -193,7 +194,7 @@ def _build(endpoint: Endpoint, settings: Server) -> granian_private.Server:
         ],  # never reloaded; without it Granian asks for the working directory, which may be gone
     )
     server.sockets = endpoint.sockets
-    server.growth = settings.worker_growth
+    server.growth, server.start_deadline = settings.worker_growth, settings.start_deadline
     server.export_on(metrics.socket_beside(endpoint.group, endpoint.sockets))
     return server
 
@@ -221,8 +222,3 @@ def _keep_from_forks(listening: socket.socket) -> None:
                 listening.close()
 
     os.register_at_fork(after_in_child=close_in_child)
-
-
-def _resident() -> int:
-    """Return this process's resident bytes (proc(5), /proc/self/statm)."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -80,7 +80,12 @@ class Worker(mp.WorkerProcess):
             self.parent.main_loop_interrupt.set()
 
     def terminate(self) -> None:
-        """Drain it. Workers do not heed SIGTERM, which a service manager may send to all processes at once."""
+        """Drain it. Workers do not heed SIGTERM, which a service manager may send to all processes at once.
+
+        One that is being replaced first waits until the other has started: nobody else may accept meanwhile.
+        """
+        if self not in self.parent.wrks and self.is_alive():
+            self.parent.await_start(self.idx)  # type: ignore[attr-defined]
         self.interrupt_by_parent = True
         self._signal(DRAIN)
 

@@ -1,6 +1,7 @@
 """The memory of workers: how much they may take together, and what they share."""
 
 import gc
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,6 +34,11 @@ def growth_limit(configuration: Configuration, limits: tuple[Path, ...] = LIMITS
                 f" workers: each may grow by {max(LEAST, share)} MiB; raise that limit, or lower WORKERS"
             )
     return setting, None
+
+
+def resident(process: int | str = "self") -> int:
+    """Return the resident bytes of a process (proc(5), /proc/pid/statm). Raises OSError if it has ended."""
+    return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def be_killed_first() -> None:

@@ -35,7 +35,14 @@ from app.settings.sealed_file import SealedFile
 from tests.support.ports import free_port
 
 Trace = Any  # a tracing function returns itself
-OVERRIDDEN = ("_init_shared_socket", "_spawn_worker", "_drop_shared_socket", "_start_ipc", "_watch_workers_rss")
+OVERRIDDEN = (
+    "_init_shared_socket",
+    "_spawn_worker",
+    "_drop_shared_socket",
+    "_start_ipc",
+    "_watch_workers_rss",
+    "_handle_rss_signal",
+)
 OF_METRICS = ("_start_metrics", "_stop_metrics")
 
 
@@ -286,6 +293,41 @@ def test_the_size_of_workers_is_looked_at_by_the_main_loop_alone(made: Server, m
     thread.start()
     assert all(looks.acquire(timeout=5) for _ in range(3))
     made.drain()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+def test_a_worker_grows_from_its_size_after_its_startup(made: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it imports is no growth: a large application would be replaced for ever."""
+    replaced: list[int] = []
+    monkeypatch.setattr(made, "_respawn_workers", lambda workers, *_, **__: replaced.extend(workers))
+    made.growth, made.spawning = 16, 0
+    made.wrks = [SimpleNamespace(inner=SimpleNamespace(pid=os.getpid()))]
+    made._handle_rss_signal(None, None)  # it has not started
+    made.note_start()
+    made._handle_rss_signal(None, None)
+    assert replaced == []
+    grown = b"x" * (17 * 2**20)
+    made._handle_rss_signal(None, None)
+    assert replaced == [0], len(grown)
+
+
+@pytest.mark.parametrize("what", ["starts", "ends", "is not needed"])
+def test_a_worker_that_is_replaced_waits_for_the_others_startup(made: Server, what: str) -> None:
+    alive = [True]
+    made.start_deadline, made.spawning = 30, 0
+    made.wrks = [SimpleNamespace(is_alive=lambda: alive[0])]
+    thread = threading.Thread(target=made.await_start, args=(0,))
+    thread.start()
+    thread.join(0.2)
+    assert thread.is_alive()
+    if what == "starts":
+        made.note_start()
+    elif what == "ends":
+        alive.clear()
+        alive.append(False)
+    else:
+        made.interrupt_signal = True
     thread.join(5)
     assert not thread.is_alive()
 
