@@ -57,13 +57,17 @@ def serve(endpoint: Endpoint, settings: Server) -> None:
     server = _build(endpoint, settings)
     parent = os.getpid()
 
+    def started() -> None:
+        die_with(parent)  # again: the kernel forgets it if the application changes the process's user (prctl(2))
+        server.note_start()
+
     def load_application() -> Application:
         if os.getpid() != parent:
             _become_worker(server, parent, endpoint)
             application = endpoint.application or _load_in_worker(listener)
             log.keep_loggers()
             draining.application = _wrapped(application, listener, settings)
-            draining.on_started = server.note_start
+            draining.on_started = started
         return draining
 
     def take_orders_from_the_launcher_alone() -> None:

@@ -14,7 +14,7 @@ from app.launcher.memory import EXPENDABLE
 from bench import oracle
 from tests.support.certificates import leaf_of
 from tests.support.load import Loads
-from tests.support.processes import children, freeze, open_files, send, wait_until
+from tests.support.processes import ROOT, children, freeze, open_files, send, wait_until
 from tests.support.renewals import Renewing
 from tests.support.service import Launch
 from tests.support.wrappers import SIGNALS_IGNORED_AND_BLOCKED, process_limit
@@ -86,6 +86,20 @@ def test_a_killed_server_process_is_exit_1(
 def test_nothing_outlives_a_killed_launcher(launch: Launch, pair: dict[str, str]) -> None:
     service = launch(WORKERS="4", **pair).ready()
     freeze(service.workers(service.server_process_of("json-tls"))[0])
+    service.signal(signal.SIGKILL)
+    assert service.wait() == -signal.SIGKILL
+    service.gone(5)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs the right to become another user")
+def test_workers_of_another_user_end_with_a_killed_launcher(launch: Launch, tmp_path: Path) -> None:
+    """The kernel forgets who ends with whom when a process changes its user."""
+    (tmp_path / "changing.py").write_text(
+        "import os\nfrom tests.support.applications import app\nos.setgid(65534)\nos.setuid(65534)\n"
+    )
+    service = launch(APPLICATION="changing:app", PYTHONPATH=f"{tmp_path}:{ROOT}", WORKERS="2").ready()
+    assert httpx.get(f"{service.url}/close", trust_env=False).text == "bye"
+    service.remember()
     service.signal(signal.SIGKILL)
     assert service.wait() == -signal.SIGKILL
     service.gone(5)
