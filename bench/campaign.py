@@ -70,8 +70,11 @@ def episode(service: Service, record: Record, seconds: float, *, kill: bool) -> 
     """Do one thing after the other to a loaded service, for about so long."""
     done: list[str] = []
     with loads(service) as running:
-        for each in running:
-            each.opened()
+        try:
+            for each in running:
+                each.opened()
+        except OSError as error:
+            record.failures.append(f"{service.workers} workers: {error!r}")
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             action = faults.kill_worker if kill else random.choice(faults.LOSSLESS)

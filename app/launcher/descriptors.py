@@ -19,8 +19,8 @@ WORKER_DESCRIPTORS = 48
 """Open files of a worker besides its connections; tests/launcher/test_descriptors.py counts them."""
 WORKER_THREADS = 7  # Granian's, Tokio's and ours
 LAUNCHER_DESCRIPTORS = 48
-CLOSED_BY_FORK = 2  # of the four ends of pipes that multiprocessing opens for a process
 """Open files of the launcher and of a server process besides their listening sockets."""
+CLOSED_BY_FORK = 2  # of the four ends of pipes that multiprocessing opens for a process
 
 
 def connection_limit(configuration: Configuration) -> tuple[int, str | None]:

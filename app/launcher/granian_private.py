@@ -118,10 +118,13 @@ class Server(Exporting):
         return int(SIZE.unpack_from(self.started, SIZE.size * idx)[0])
 
     def await_start(self, idx: int) -> None:
-        """Wait until a worker's startup is over, it has ended, the server is to stop, or `start_deadline` is over."""
+        """Wait until a worker's startup is over, for `start_deadline` at most.
+
+        It is waited for no more if any worker has died, which nobody replaces meanwhile, or the server is to stop.
+        """
         end = time.monotonic() + self.start_deadline
         while not (self._size_at_start(idx) or self.interrupt_signal or time.monotonic() > end):
-            if not self.wrks[idx].is_alive():
+            if not all(worker.is_alive() for worker in self.wrks):
                 return
             time.sleep(0.02)
 
@@ -218,9 +221,9 @@ class Server(Exporting):
             return f"the listener ends, as it was the {deaths}th in a row {when}: a crash loop"
         return "another takes its place"
 
-    @staticmethod
-    def _could_not_start(worker: Any, lived: float) -> bool:  # noqa: ANN401 - Granian's
-        return lived < YOUNG or worker.inner.exitcode == IMPORT_FAILED
+    def _could_not_start(self, worker: Any, lived: float) -> bool:  # noqa: ANN401 - Granian's
+        """Return whether it is part of a crash loop; an application that has started may end with any exit status."""
+        return lived < YOUNG or (worker.inner.exitcode == IMPORT_FAILED and not self._size_at_start(worker.idx))
 
     def _pause(self, seconds: float) -> None:
         end = time.monotonic() + seconds

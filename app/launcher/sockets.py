@@ -183,7 +183,7 @@ class ReuseportGroup:
         if len(leaving) > staying > 0:
             for each in leaving:
                 self._shield(each, 0)
-        if self.members[: len(leaving)] == leaving and staying and self.has_filters:
+        if leaving and self.members[: len(leaving)] == leaving and staying and self.has_filters:
             with suppress(OSError):  # no memory for it, or none allowed
                 self._attach(self.members[0], (RETURN, 0, 0, max(len(leaving), staying)))
         close_from_the_last(leaving)

@@ -40,7 +40,8 @@ class Trial:
             except MemoryError:
                 result = NO_MEMORY, ""
             written = json.dumps(result).encode()
-            self._result[: len(written)] = written
+            self._result[1 : len(written)] = written[1:]
+            self._result[:1] = written[:1]  # last: without it nothing is there, if this process is killed meanwhile
 
         try:
             # A trial within another stays in its group, and ends with it, together with what it has started.

@@ -18,6 +18,8 @@ class WorkerLoop(uvloop.Loop):
     """The loop of a worker, which takes DRAIN for the signal that Granian would wait for."""
 
     before_drain: Callable[[], Awaitable[None]]
+    _unheeded: dict[int, Any]
+    """The handlers that the application's have taken the place of."""
 
     @classmethod
     def builder(cls, before_drain: Callable[[], Awaitable[None]]) -> Callable[[], uvloop.Loop]:
@@ -26,6 +28,7 @@ class WorkerLoop(uvloop.Loop):
         def build() -> uvloop.Loop:
             loop = cls()
             loop.before_drain = before_drain
+            loop._unheeded = {}
             asyncio.set_event_loop(loop)
             return loop
 
@@ -38,6 +41,7 @@ class WorkerLoop(uvloop.Loop):
         Granian's service, say. The application's handlers are registered as ever.
         """
         if getattr(callback, "__module__", None) != GRANIANS:
+            self._unheeded.setdefault(sig, signal.getsignal(sig))
             super().add_signal_handler(sig, callback, *args)
             return
         if sig != signal.SIGTERM:
@@ -51,6 +55,13 @@ class WorkerLoop(uvloop.Loop):
 
         signal.signal(DRAIN, lambda *_: self.call_soon_threadsafe(drain))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {DRAIN})
+
+    def remove_signal_handler(self, sig: int) -> bool:
+        """Remove the application's handler; a signal that workers do not heed is not heeded again."""
+        removed: bool = super().remove_signal_handler(sig)
+        if sig in self._unheeded:
+            signal.signal(sig, self._unheeded.pop(sig))
+        return removed
 
 
 class InlineWorkerLoop(WorkerLoop):

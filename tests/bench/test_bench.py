@@ -240,6 +240,7 @@ def test_a_short_run_measures_real_subjects(tmp_path: Path) -> None:
         if not errors:
             break
     assert errors == {}
+    assert result.returncode == (1 if late else 0), result.stdout
     assert late == "" or re.fullmatch(r"h2load did not end within \d+ s", late)
     assert re.search(r"^3 measurements, about \d+ s on a calm machine$", result.stdout, re.MULTILINE)
     encrypted, framework, *of_arena = measured.measurements

@@ -149,9 +149,9 @@ def test_an_attempt_that_the_deadline_cuts_short_does_not_hide_why_those_before_
 
     with closing(ReuseportGroup(server, listener)) as group:
         sockets = group.bind(1)
-        sockets[0].setblocking(True)  # noqa: FBT003 - the socket module's
         sockets[0].listen()
         group.has_filters = False  # so that all clients come to this process
+        sockets[0].settimeout(10)
         thread = threading.Thread(target=reset_one_client, args=(sockets[0],))
         thread.start()
         with pytest.raises(SystemExit):

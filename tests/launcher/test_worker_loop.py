@@ -58,7 +58,8 @@ def test_an_applications_handlers_are_its_own(
     loop: InlineWorkerLoop, before_drain: list[str], number: signal.Signals
 ) -> None:
     received = asyncio.Event()
-    former = signal.getsignal(number)
+    former = signal.signal(number, lambda *_: None)
+    unheeded = signal.getsignal(number)
     event = drained(loop)
     loop.add_signal_handler(number, received.set)
     loop.call_later(0.01, os.kill, os.getpid(), number)
@@ -66,6 +67,8 @@ def test_an_applications_handlers_are_its_own(
     assert before_drain == []
     os.kill(os.getpid(), DRAIN)
     loop.run_until_complete(asyncio.wait_for(event.wait(), DEADLINE))
+    loop.remove_signal_handler(number)
+    assert signal.getsignal(number) is unheeded
     signal.signal(number, former)
 
 
