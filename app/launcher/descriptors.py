@@ -77,8 +77,8 @@ def opened_since(before: frozenset[int]) -> list[int]:
     """Return the pipes and files that are open, and were not when `open_descriptors` returned `before`.
 
     Sockets and what has no type in the file system (eventfd, epoll) are left out: Granian's threads for metrics open and
-    close them at any time. It needs no descriptor itself. The kernel gives the lowest free numbers, so nothing is far beyond:
-    but for CLOSED_BY_FORK numbers, which are free again when a process has been forked.
+    close them at any time. It needs no descriptor itself. The kernel gives the lowest free numbers, so all are close
+    together, but for CLOSED_BY_FORK numbers between them, which are free again when a process has been forked.
     """
     new: list[int] = []
     number = 0
@@ -127,7 +127,7 @@ def end_when_starved(listener: str) -> None:
         try:
             os.close(os.eventfd(0))
             starved = 0
-        except OSError as error:  # not for want of this process's: no reason to end, nor to look no more
+        except OSError as error:  # this process has descriptors left: no reason to end, or to look no more
             starved = starved + 1 if error.errno == errno.EMFILE else 0
     warn(f"listener {listener}: a worker had no free descriptor for {STARVED} s and is replaced; see docs/limits.md")
     os._exit(1)

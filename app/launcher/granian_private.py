@@ -16,8 +16,8 @@ are checked when this module is imported, and tests/launcher/test_granian_contra
   `err`, `taskref`), `granian.server.mp._new_cbscheduler(loop, call, ...)` a `granian._futures._CBSchedulerAIO`, whose `_schedule_fn`
   gets the watcher, in the context `_ctx`: both are replaced by app/launcher/scheduling.py. What Granian receives and
   sends is awaited as a type of `granian._granian`; its `add_done_callback` uses the loop's `call_soon_threadsafe`.
-- `granian._signals.set_loop_signals(loop)` registers handlers of this module for SIGTERM and SIGINT, and no others: what
-  worker_loop.py tells from an application's.
+- `granian._signals.set_loop_signals(loop)` registers handlers of that module for SIGTERM and SIGINT, and for nothing
+  else: by the module worker_loop.py tells them from an application's.
 - A path whose `resolve()` returns itself reaches rustls as it is (`SealedFile`).
 """
 

@@ -20,10 +20,10 @@ from typing import Any
 from granian import _futures, _granian
 from granian.http import HTTP1Settings
 
+from app.launcher import signals
 from app.launcher.child import Child
 from app.settings.errors import shown
 
-STOP = {signal.SIGTERM, signal.SIGINT}
 PATIENCE = 3.0  # seconds that a trial may take; it takes 20 ms
 LOOK = 0.001  # seconds between looks at it
 REJECTED = re.compile(rb"`Err` value: (?!Os )(.+)")  # rustls' error; one of the system, Os { ... }, is not the pair's
@@ -34,8 +34,8 @@ Tls = tuple[Any, ...]
 def rejected(prepare: Callable[[], Tls]) -> str | None:
     """Return why rustls rejects the pair that `prepare`, called in the new process, returns; None if it does not.
 
-    None, too, if that process fails otherwise, takes more than PATIENCE seconds, or a signal asks to stop: what is not known to be wrong is
-    for the workers to try. Raises OSError if there is no process or no descriptor for it.
+    None, too, if that process fails otherwise, takes more than PATIENCE seconds, or a signal asks to stop: what is not
+    known to be wrong is for the workers to try. Raises OSError if there is no process or no descriptor for it.
     """
     panic = os.memfd_create("panic")
     try:
@@ -46,7 +46,7 @@ def rejected(prepare: Callable[[], Tls]) -> str | None:
 
         child = Child(work)
         end = time.monotonic() + PATIENCE
-        while child.exitcode is None and time.monotonic() < end and not STOP & signal.sigpending():
+        while child.exitcode is None and time.monotonic() < end and not signals.is_stop_pending():
             time.sleep(LOOK)
         child.kill()
         found = REJECTED.search(os.pread(panic, 2**16, 0)) if child.exitcode == -signal.SIGABRT else None
