@@ -122,6 +122,8 @@ def serving(folder: Path, workers: int, output: str, failures: list[str]) -> Ite
         Path("/dev/full").open("wb") as full,
         (folder / "output").open("wb") as file,
     ):
+        if group is None:
+            print("no control group can be made here: forks do not fail", file=sys.stderr)
         where = {"file": file, "full": full, "closed": closed}[output]
         process = subprocess.Popen(
             faults.in_group([sys.executable, "-m", "app", f"--config={folder / 'server.toml'}"], group),
@@ -232,7 +234,8 @@ def section(figures: dict[str, Any]) -> str:
         f" {figures['python']}:"
     )
     table = "\n".join([head, "|" + " --- |" * 7, *rows])
-    paragraphs = [_wrapped(where), table, _wrapped(f"Actions: {done}.")]
+    failures = [failure for each in figures["results"] for failure in each["failures"]] or ["none"]
+    paragraphs = [_wrapped(where), table, _wrapped(f"Failures: {'; '.join(failures)}."), _wrapped(f"Actions: {done}.")]
     return f"{BEGIN}\n" + "\n\n".join(paragraphs) + f"\n{END}"
 
 

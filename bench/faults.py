@@ -8,7 +8,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from bench.listeners import ENABLED
 from bench.proc import send
 from bench.verified_load import wait_until
 
-PIDS = Path("/sys/fs/cgroup/pids")  # version 1 of control groups, where it is mounted
+GROUPS = (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup"))  # version 1 of control groups, and version 2
 RENEWED_WITHIN = 60.0  # seconds: a drain of the one before, and the renewal
 KEYS: dict[str, Callable[[], rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey]] = {
     "RSA-2048": lambda: rsa.generate_private_key(65537, 2048),
@@ -241,18 +241,33 @@ LOSSLESS = (renew, renew, renew, renew_without_forks, kill_replacement, hang_up,
 
 @contextmanager
 def control_group(name: str) -> Iterator[Path | None]:
-    """Yield a control group that limits processes; None if this process may not make one."""
-    group = PIDS / name
-    try:
-        group.mkdir()
-    except OSError:  # not mounted, or no right to: forks then do not fail in this campaign
-        yield None
-        return
-    try:
-        yield group
-    finally:
-        with suppress(OSError):  # a process of the service is still being reaped
+    """Yield a new control group that limits processes (pids.max), without a limit; None if none can be made."""
+    for group in (folder / name for folder in GROUPS):
+        try:
+            group.mkdir()
+        except OSError:  # not mounted, or no right to
+            continue
+        try:
+            if (group / "pids.max").exists():
+                yield group
+                return
+        finally:
+            _remove(group)
+    yield None
+
+
+def _remove(group: Path) -> None:
+    """Remove an empty control group; processes that have ended leave it a moment later."""
+    end = time.monotonic() + 10
+    while True:
+        try:
             group.rmdir()
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.05)
+        else:
+            return
 
 
 def in_group(command: list[str], group: Path | None) -> list[str]:

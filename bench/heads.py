@@ -105,47 +105,24 @@ def queries(size: int) -> dict[str, Head]:
     return {f"query: {name}": Head(query=query) for name, query in made.items()}
 
 
+PIECES = (
+    *(",", "a,", "A,", "gzip,", "x-gzip,", "*,", "identity;q=0,", "a;q=0.5,", "a;q=0.0005,", "*;q=0,", " a ; q=1 ,"),
+    *(" ", "\t", " \t", " ,", "a", "A", "a;", ";", ";q=1", "a;q=", "a=", '"', '",', "(", "\u00e9", "!#$%&'*+.^_`|~"),
+)
+ENDS = ("\u00e9", "(", " ", ";", ";q=", ";q=0.", ";q=0.5", ";q=0.5(", " x")
+
+
 def fields(size: int) -> dict[str, Head]:
     """Make heads with a long Accept-Encoding, with many, and with many fields of other names."""
+    return _long_fields(size) | _many_fields(size)
+
+
+def _long_fields(size: int) -> dict[str, Head]:
     room = size - len(ACCEPT)
     element = room // ELEMENTS - 1
-    pieces = (
-        *(
-            ",",
-            "a,",
-            "A,",
-            "gzip,",
-            "x-gzip,",
-            "*,",
-            "identity;q=0,",
-            "a;q=0.5,",
-            "a;q=0.0005,",
-            "*;q=0,",
-            " a ; q=1 ,",
-        ),
-        *(
-            " ",
-            "\t",
-            " \t",
-            " ,",
-            "a",
-            "A",
-            "a;",
-            ";",
-            ";q=1",
-            "a;q=",
-            "a=",
-            '"',
-            '",',
-            "(",
-            "\u00e9",
-            "!#$%&'*+.^_`|~",
-        ),
-    )
-    ends = ("\u00e9", "(", " ", ";", ";q=", ";q=0.", ";q=0.5", ";q=0.5(", " x")
     after = (" ", "\t", " \t", "0", ";q=1")
-    one = {f"{each}...": fill(room, each.encode()) for each in pieces}
-    one |= {f"a...{end}": fill(room, b"a", end=end.encode()) for end in ends}
+    one = {f"{each}...": fill(room, each.encode()) for each in PIECES}
+    one |= {f"a...{end}": fill(room, b"a", end=end.encode()) for end in ENDS}
     one |= {f"gzip{each}...": fill(room, each.encode(), b"gzip") for each in after}
     one |= {f"gzip{each}...x": fill(room, each.encode(), b"gzip", b"x") for each in after}
     one |= {f"gzip{each}...;q=1": fill(room, each.encode(), b"gzip", b";q=1") for each in after}
@@ -157,6 +134,10 @@ def fields(size: int) -> dict[str, Head]:
         "long tokens and bad weights": fill(room, b"a" * (element - 6) + b";q=0.x,"),
         "tokens, spaces and a bad last byte": fill(room, b"a" + b" " * (element - 2) + b"(,"),
     }
+    return {f"accept-encoding: {name}": Head(fields=((ACCEPT, value),)) for name, value in one.items()}
+
+
+def _many_fields(size: int) -> dict[str, Head]:
     each = size // FIELDS - len(ACCEPT)
     many = {
         "empty": b"",
@@ -168,8 +149,7 @@ def fields(size: int) -> dict[str, Head]:
         "of a,...": fill(each, b"a,"),
         "of gzip;q=0,...": fill(each, b"gzip;q=0,"),
     }
-    heads = {f"accept-encoding: {name}": Head(fields=((ACCEPT, value),)) for name, value in one.items()}
-    heads |= {
+    heads = {
         f"{FIELDS} accept-encoding fields {name}": Head(fields=((ACCEPT, value),) * FIELDS)
         for name, value in many.items()
     }

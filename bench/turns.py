@@ -14,7 +14,7 @@ from bench.stats import Ratio, ratios
 
 Figure = TypeVar("Figure")
 RETAKEN = 1 / 3
-"""Rounds that are taken again at most, for each that counts. Where more are disturbed, the next will be, too."""
+"""Rounds that are taken again at most, for each that counts. If more are disturbed, the next will be, too."""
 START = 1.2
 """Seconds that a subject takes to start, to be checked, and to end."""
 

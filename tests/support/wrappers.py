@@ -3,13 +3,13 @@
 import os
 import shlex
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from bench.faults import control_group
 from tests.support.processes import ROOT
 
 SIGNALS_IGNORED_AND_BLOCKED = ("env", "--ignore-signal", "--block-signal")
@@ -40,33 +40,7 @@ class ProcessLimit:
 @contextmanager
 def process_limit() -> Iterator[ProcessLimit]:
     """Make a cgroup with a limit on processes; skip the test if this machine lets us make none."""
-    name = f"granian-json-tests-{os.getpid()}"
-    folders = [Path("/sys/fs/cgroup/pids") / name, Path("/sys/fs/cgroup") / name]
-    for folder in folders:
-        try:
-            folder.mkdir()
-        except OSError:
-            continue
-        if (folder / "pids.max").exists():
-            break
-        folder.rmdir()
-    else:
-        pytest.skip("no right to make a cgroup that limits processes")
-    try:
-        yield ProcessLimit(folder)
-    finally:
-        _remove(folder)
-
-
-def _remove(folder: Path) -> None:
-    """Remove an empty cgroup; processes that have ended leave it a moment later."""
-    end = time.monotonic() + 10
-    while True:
-        try:
-            folder.rmdir()
-        except OSError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.05)
-        else:
-            return
+    with control_group(f"granian-json-tests-{os.getpid()}") as group:
+        if group is None:
+            pytest.skip("no right to make a cgroup that limits processes")
+        yield ProcessLimit(group)
