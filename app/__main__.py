@@ -1,9 +1,7 @@
-"""Serve an ASGI application, by itself the JSON service, on the listeners of server.toml."""
+"""Serve an ASGI application, by default the JSON service, on the listeners of server.toml."""
 
 import os
 import sys
-
-MISCONFIGURED = 2
 
 try:
     from app.launcher import signals
@@ -14,7 +12,7 @@ try:
     from contextlib import ExitStack
 
     from app import reload, run
-    from app.launcher import child, console, loading, log, output, supervisor
+    from app.launcher import child, console, loading, log, output
     from app.service import application, catalogue
     from app.settings import config
     from app.settings.errors import ConfigurationError
@@ -22,7 +20,7 @@ except (ImportError, MemoryError) as lacking:  # a library that cannot be mapped
     if isinstance(lacking, ImportError) and "failed to map" not in str(lacking):
         raise
     os.write(2, b"configuration: not enough memory to start; raise the limit (ulimit -v)\n")
-    sys.exit(MISCONFIGURED)
+    sys.exit(2)
 
 
 def main() -> int:
@@ -51,14 +49,14 @@ def main() -> int:
                 configuration, endpoints = run.preflight(configuration, stack, is_check=arguments.check)
             except MemoryError as error:  # a limit (ulimit -v), or a machine that is full
                 raise ConfigurationError(
-                    "not enough memory for the dataset and the pairs; raise the limit, or shorten them"
+                    "not enough memory for the dataset (DATASET_PATH) and the pairs; raise the limit (ulimit -v), or shorten them"
                 ) from error
             if arguments.check:
                 for each in endpoints:
                     console.say(console.describe(configuration, each.listener, each.pair))
                 if any(each.application.is_bundled for each in configuration.listeners):
                     console.say(f"dataset: {len(catalogue.load(os.environ))} items")
-                return supervisor.STOPPED
+                return child.STOPPED
             return run.serve(
                 configuration,
                 endpoints,
@@ -66,10 +64,10 @@ def main() -> int:
                 lambda served, is_tried: reload.reload(lambda: config.read(named, environment), served, is_tried),
             )
     except loading.Stopped:
-        return supervisor.FAILED if arguments.check else supervisor.STOPPED  # nothing is known of what was not checked
+        return child.FAILED if arguments.check else child.STOPPED  # nothing is known of what was not checked
     except ConfigurationError as error:
         log.error(f"configuration: {error}", details=error.details)
-        return MISCONFIGURED
+        return child.MISCONFIGURED
 
 
 def _example(listener: config.Listener) -> str:

@@ -8,7 +8,7 @@ import msgspec
 
 from app import run
 from app.launcher import loading
-from app.launcher.draining import Application
+from app.launcher.asgi import Application
 from app.launcher.reloading import Reloaded
 from app.launcher.server_process import Endpoint
 from app.settings import certificate
@@ -35,12 +35,12 @@ def reload(read: Callable[[], Configuration], served: Sequence[Endpoint], is_tri
     server = msgspec.structs.replace(configuration.server, host=served[0].server.host)
     configuration = replace(configuration, server=server, listeners=tuple(kept))
     server, lines = run.limited(configuration)
-    data = {each.application: run.data_of(each.application) for each in kept}
-    applications = {(each.listener.application, each.data): each.application for each in served}
+    datasets = {each.application: run.dataset_of(each.application) for each in kept}
+    applications = {(each.listener.application, each.dataset): each.application for each in served}
     endpoints = []
     for listener in kept:
         before = by_name[listener.name]
-        key = listener.application, data[listener.application]
+        key = listener.application, datasets[listener.application]
         if key not in applications:
             applications[key] = _application(listener.application, server.start_deadline, is_tried=is_tried)
         endpoint = replace(
@@ -49,7 +49,7 @@ def reload(read: Callable[[], Configuration], served: Sequence[Endpoint], is_tri
             listener=listener,
             pair=_pair(listener, before),
             application=applications[key],
-            data=key[1],
+            dataset=key[1],
         )
         if not is_tried and endpoint.pair is not before.pair:
             run.try_pair(endpoint)

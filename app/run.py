@@ -29,7 +29,7 @@ from app.launcher import (
     sockets,
     supervisor,
 )
-from app.launcher.draining import Application
+from app.launcher.asgi import Application
 from app.launcher.reloading import Reload
 from app.launcher.server_process import Endpoint, Work
 from app.service import catalogue
@@ -56,7 +56,7 @@ def preflight(
     """
     server = configuration.server
     _check_proc()
-    data = {each.application: data_of(each.application) for each in configuration.listeners}  # before it is read
+    datasets = {each.application: dataset_of(each.application) for each in configuration.listeners}  # before it is read
     applications = _applications(configuration, is_check=is_check)
     pairs = [_pair(each, server.host, stack) for each in configuration.listeners]
     server, lines = limited(configuration)
@@ -69,7 +69,7 @@ def preflight(
     for listener, pair in zip(configuration.listeners, pairs, strict=True):
         group, bound = _bound(server, listener, stack, is_check=is_check)
         application = applications[listener.application]
-        endpoints.append(Endpoint(server, listener, pair, application, group, bound, data[listener.application]))
+        endpoints.append(Endpoint(server, listener, pair, application, group, bound, datasets[listener.application]))
         try_pair(endpoints[-1])
     return replace(configuration, server=server), endpoints
 
@@ -82,7 +82,7 @@ def limited(configuration: Configuration) -> tuple[Server, list[str]]:
     return server, [each for each in (about_files, about_memory) if each]
 
 
-def data_of(application: ApplicationSettings) -> bytes | None:
+def dataset_of(application: ApplicationSettings) -> bytes | None:
     """Return a digest of the dataset that an application of this project serves; None for another application.
 
     Raises ConfigurationError if it cannot be read.
@@ -109,10 +109,7 @@ def serve(
             )
     log.event(f"starting granian-json {versions()}: {sources(configuration)}")
     setproctitle.setproctitle(child.title("launcher"))
-    work = Work(
-        serve=lambda each: granian_server.serve(each, each.server),
-        rejected=lambda each: granian_server.rejected(each, each.server),
-    )
+    work = Work(granian_server.serve, granian_server.why_rejected)
     return supervisor.run(configuration, endpoints, work, example, reload)
 
 
@@ -147,7 +144,7 @@ def _applications(configuration: Configuration, *, is_check: bool) -> dict[Appli
         if settings in loaded:
             continue
         if settings.preload and (settings.is_ours or not is_check):
-            stopped = 1 if is_check else 0
+            stopped = child.FAILED if is_check else child.STOPPED
             loaded[settings] = loading.preload(settings, configuration.server.start_deadline, stopped)
             signals.block()  # again: it may have ignored SIGCHLD, say
         else:
@@ -207,14 +204,9 @@ def try_pair(endpoint: Endpoint) -> None:
     Raises loading.Stopped if it cannot be asked, and a signal asks to stop.
     """
     try:
-        reason = granian_server.rejected(endpoint, endpoint.server)
+        reason = granian_server.why_rejected(endpoint)
     except OSError as error:
-        if signals.is_stop_pending():
-            raise loading.Stopped from error
-        raise ConfigurationError(
-            f"listener {shown(endpoint.listener.name)}: its pair cannot be tried ({error.strerror}); raise the limit on"
-            f" processes (ulimit -u) or on open files (ulimit -n)"
-        ) from error
+        raise loading.not_tried(f"listener {shown(endpoint.listener.name)}: its pair", error) from error
     if reason:
         raise ConfigurationError(reason)
 

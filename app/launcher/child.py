@@ -20,11 +20,23 @@ from app.launcher.log import exception
 MADE, MADE_AT_A_STOP = 5.0, 2.0  # seconds in which a process that was forked has to run; one that is stopped does not
 LOOK = 0.1  # seconds between looks at whether a signal asks to stop meanwhile
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+STOPPED, FAILED, MISCONFIGURED = 0, 1, 2
+"""Exit statuses of the launcher: asked to stop, failed while running, a setting is invalid."""
+STARTUP_FAILED, IMPORT_FAILED = 3, 4
+"""Exit statuses of a worker: its application reports that its startup has failed, or cannot be imported."""
 
 
 def title(role: str) -> str:
     """Return what ps(1) and top(1) call a process of this project."""
     return f"granian-json: {role}"
+
+
+def how_it_ended(code: int) -> str:
+    """Return what an exit status, or minus the signal that ended a process, says (signal(7))."""
+    if code >= 0:
+        return f"exit status {code}"
+    names = {each.value: each.name for each in signal.Signals}
+    return f"killed by {names.get(-code, f'signal {-code}')}"
 
 
 class Child:

@@ -7,7 +7,7 @@ Litestar then reads the first alone, and Django a wrong value.
 
 from collections.abc import Awaitable
 
-from app.launcher.draining import Application, Message, Receive, Send
+from app.launcher.asgi import Application, Message, Receive, Send
 
 COOKIE = b"cookie"
 

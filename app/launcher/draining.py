@@ -5,10 +5,10 @@ import mmap
 import signal
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from queue import Empty, SimpleQueue
 from typing import Any, NoReturn
 
-from app.launcher.child import end_process
+from app.launcher.asgi import Application, Message, Receive, Send
+from app.launcher.child import STARTUP_FAILED, end_process
 from app.launcher.log import error, keep_loggers, warn
 from app.settings.errors import shown
 
@@ -17,52 +17,11 @@ CLOSE_NOTICE = signal.SIGRTMIN + 5
 """To a server process: send `Connection: close` on every response from now on."""
 DRAIN = signal.SIGRTMIN + 6
 """To a server process, which passes it on to its workers: accept no more, finish what was received, end."""
-STARTUP_FAILED = 3
-"""The exit status of a worker whose application reports that its startup has failed."""
-IMPORT_FAILED = 4
-"""The exit status of a worker that cannot import the application."""
 CLOSE_FRAMES = 0.5  # seconds for the close frames of all WebSockets
-
-Message = dict[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 CLOSE = (b"connection", b"close")
 RESTARTING = "the server restarts"
 SERVICE_RESTART = 1012  # RFC 6455, section 7.4.2, and IANA's registry of WebSocket close codes
-
-
-class Interrupt:
-    """An event that a signal handler may set in the thread that waits for it, and that may be waited for by the clock.
-
-    threading.Event has a lock that is not reentrant: its `set` would wait for ever for the `wait` that it interrupts.
-    SimpleQueue's `put` is made for that.
-    """
-
-    def __init__(self, on_timeout: Callable[[], None]) -> None:
-        """Begin unset, and without a time-out."""
-        self.timeout: float | None = None  # seconds that `wait` waits until it calls `on_timeout`, and returns
-        self.on_timeout = on_timeout
-        self._is_set = False
-        self._puts: SimpleQueue[None] = SimpleQueue()
-
-    def set(self) -> None:
-        """Have `wait` return, until `clear`."""
-        self._is_set = True
-        self._puts.put(None)
-
-    def clear(self) -> None:
-        """Have `wait` wait for the next `set`."""
-        self._is_set = False
-
-    def wait(self) -> None:
-        """Wait until it is set, or the time-out is over."""
-        try:
-            while not self._is_set:
-                self._puts.get(timeout=self.timeout)
-        except Empty:
-            self.on_timeout()
 
 
 class Draining:

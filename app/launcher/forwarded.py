@@ -11,7 +11,7 @@ import re
 from collections.abc import Awaitable, Iterable
 from functools import lru_cache
 
-from app.launcher.draining import Application, Message, Receive, Send
+from app.launcher.asgi import Application, Message, Receive, Send
 from app.settings.proxies import Network
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address

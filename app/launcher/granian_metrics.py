@@ -1,6 +1,6 @@
 """Granian's metrics on a socket that the launcher has bound, changed by overriding private names.
 
-These are the names, checked with those of app/launcher/granian_private.py:
+These are the names; app/launcher/granian_private.py says when they are checked:
 
 - `granian.server.common.AbstractServer._start_ipc()`: overridden, as it makes pipes without metrics, too, and three
   descriptors for each that a worker would inherit; `._ipc` has `(receiver, what has the sender's descriptor)` for each
@@ -44,7 +44,7 @@ class Exporting(Granian):  # type: ignore[misc, valid-type]  # either of two cla
     spawning: int  # the index of the worker that is being forked
 
     def export_on(self, listening: socket.socket | None) -> None:
-        """Have metrics told on that socket, which belongs to Granian from then on; None to have none."""
+        """Serve metrics on that socket, which belongs to Granian from then on; None to have none."""
         self.metrics_socket = listening
         self.metrics_enabled, self.metrics_scrape_interval = listening is not None, INTERVAL
 

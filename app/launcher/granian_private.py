@@ -1,7 +1,8 @@
 """Granian's server and worker, changed by overriding private names.
 
-These are all that is used, but for those of app/launcher/granian_worker.py, granian_metrics.py and pair_trial.py. They
-are checked when this module is imported, and tests/launcher/test_granian_contract.py tries each:
+These are all that is used, but for those of app/launcher/granian_worker.py, granian_metrics.py and pair_trial.py.
+Modules, classes and methods are checked when this module is imported, the server's state when it is made, and the rest
+by tests/launcher/test_granian_contract.py alone, which tries each:
 
 - `granian._granian.SocketHolder(descriptor, is_unix, backlog)`: a socket that is there already.
 - `granian.server.common.AbstractServer._init_shared_socket`: overridden, as it would bind the port itself.
@@ -36,9 +37,10 @@ from granian import Granian, _futures, _granian, _signals
 from granian.server import mp
 
 from app.launcher import memory, scheduling
-from app.launcher.draining import IMPORT_FAILED, STARTUP_FAILED, Interrupt
+from app.launcher.child import IMPORT_FAILED, STARTUP_FAILED
 from app.launcher.granian_metrics import Exporting
 from app.launcher.granian_worker import PATIENCE, Worker
+from app.launcher.interrupt import Interrupt
 from app.launcher.log import event, warn
 from app.launcher.sockets import close
 
@@ -51,7 +53,7 @@ YOUNG, YOUNG_DEATHS = 1.5, 4  # seconds that a worker lives if it cannot even st
 
 def lacking(name: str) -> str:
     """Return the error for a private name that this Granian does not have."""
-    return f"granian {granian.__version__} lacks {name}; see app/launcher/granian_private.py"
+    return f"granian {granian.__version__} lacks {name}; install what requirements.txt pins, or see CONTRIBUTING.md, Raising Granian's pin"
 
 
 def check_granian() -> None:

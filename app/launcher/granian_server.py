@@ -16,10 +16,11 @@ from granian.http import HTTP1Settings, HTTP2Settings
 from granian.log import LogLevels
 
 from app.launcher import granian_private, loading, log, memory, metrics, pair_trial, scheduling, signals
-from app.launcher.child import die_with, title
+from app.launcher.asgi import Application
+from app.launcher.child import IMPORT_FAILED, die_with, title
 from app.launcher.cookies import JoinedCookies
 from app.launcher.descriptors import end_when_starved
-from app.launcher.draining import CLOSE_NOTICE, DRAIN, IMPORT_FAILED, Application, Draining
+from app.launcher.draining import CLOSE_NOTICE, DRAIN, Draining
 from app.launcher.forwarded import Forwarded
 from app.launcher.server_process import Endpoint
 from app.launcher.silence import Silence
@@ -40,12 +41,12 @@ UNHEEDED = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP} | signals.IGNORED - {s
 """Signals that a server process and its workers do not heed; SIGPIPE is Python's."""
 
 
-def serve(endpoint: Endpoint, settings: Server) -> None:
+def serve(endpoint: Endpoint) -> None:
     """Serve until DRAIN comes; the calling process becomes the server process, and is one for good.
 
     Its caller has blocked every signal but DRAIN and CLOSE_NOTICE.
     """
-    listener = endpoint.listener
+    settings, listener = endpoint.server, endpoint.listener
     log.set_listener(listener.name)
     draining = Draining(listener.name, endpoint.application or _not_loaded, scheduling.requests_done)
     signal.signal(CLOSE_NOTICE, lambda *_: draining.send_close_notice())
@@ -54,7 +55,7 @@ def serve(endpoint: Endpoint, settings: Server) -> None:
     loop = InlineWorkerLoop if inline else WorkerLoop
     loops.register("auto")(loop.builder(draining.close_web_sockets))  # Granian's README, "Event loop initialization"
     granian_private.schedule_by(scheduling.inline if inline else scheduling.on_loop)
-    server = _build(endpoint, settings)
+    server = _build(endpoint)
     parent = os.getpid()
 
     def started() -> None:
@@ -74,7 +75,7 @@ def serve(endpoint: Endpoint, settings: Server) -> None:
         # A service manager or a terminal may signal every process: the launcher then drains the others in order.
         setproctitle.setproctitle(title(f"{listener.name} server process"))
         for number in UNHEEDED:
-            signal.signal(number, _not_heeded)
+            signal.signal(number, signals.not_heeded)
         signal.signal(DRAIN, server.drain)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         # Set after Granian has looked at it: it would warn of lost connections, which wait in our sockets.
@@ -107,10 +108,6 @@ def _wrapped(application: Application, listener: Listener, settings: Server) -> 
     return application
 
 
-def _not_heeded(*_: object) -> None:
-    """Do nothing: an ignored signal (SIG_IGN) would be ignored by what the application executes, too (execve(2))."""
-
-
 def _heed_signals_in_forks() -> None:
     """Let signals end a process that the application forks, as multiprocessing does; what comes at once has to wait."""
     former = threading.local()
@@ -123,7 +120,7 @@ def _heed_signals_in_forks() -> None:
 
     def heed() -> None:
         for number in UNHEEDED:
-            if signal.getsignal(number) is _not_heeded:
+            if signal.getsignal(number) is signals.not_heeded:
                 signal.signal(number, signal.SIG_DFL)
         unblock()
 
@@ -143,14 +140,14 @@ def _load_in_worker(listener: Listener) -> Application:
         sys.exit(IMPORT_FAILED)
 
 
-def rejected(endpoint: Endpoint, settings: Server) -> str | None:
+def why_rejected(endpoint: Endpoint) -> str | None:
     """Return that rustls rejects an endpoint's pair, and why, as a line; None if it does not, or if there is no pair.
 
     Raises OSError if it cannot be asked.
     """
     if endpoint.pair is None:
         return None
-    reason = pair_trial.rejected(lambda: _build(endpoint, settings).ssl_ctx)
+    reason = pair_trial.why_rejected(lambda: _build(endpoint).ssl_ctx)
     if reason is None:
         return None
     files = endpoint.listener.tls
@@ -159,8 +156,8 @@ def rejected(endpoint: Endpoint, settings: Server) -> str | None:
     return f"the pair made for this run is rejected by rustls ({reason}); set TLS_CERT and TLS_KEY"
 
 
-def _build(endpoint: Endpoint, settings: Server) -> granian_private.Server:
-    listener, pair = endpoint.listener, endpoint.pair
+def _build(endpoint: Endpoint) -> granian_private.Server:
+    settings, listener, pair = endpoint.server, endpoint.listener, endpoint.pair
     server = granian_private.Server(
         "app:app",
         address=settings.host,

@@ -1,6 +1,6 @@
 """A worker as its server process sees it: Granian's, changed by overriding private names.
 
-These are the names, checked with those of app/launcher/granian_private.py: `granian.server.mp.WorkerProcess` with `.inner`,
+These are the names; app/launcher/granian_private.py says when they are checked: `granian.server.mp.WorkerProcess` with `.inner`,
 `.idx`, `.birth`, `.parent`, `.interrupt_by_parent`, `.start`, `._watch`, `._watcher` and `.terminate`.
 """
 
@@ -12,10 +12,10 @@ from contextlib import suppress
 
 from granian.server import mp
 
+from app.launcher.child import how_it_ended
 from app.launcher.descriptors import WORKER_THREADS, open_descriptors, opened_since, try_threads
 from app.launcher.draining import DRAIN
 from app.launcher.log import warn
-from app.launcher.server_process import how_it_ended
 
 FORK_PAUSE = 0.5  # seconds until a fork that failed is tried again
 PATIENCE = 0.1  # seconds until it is seen that the server was told to drain
@@ -56,7 +56,10 @@ class Worker(mp.WorkerProcess):
                 break
             except (OSError, RuntimeError, MemoryError) as error:  # no more processes, threads or memory for now
                 if not reported:
-                    warn(f"worker-{self.idx + 1} cannot be started ({error}); it is tried again until it can")
+                    warn(
+                        f"worker-{self.idx + 1} cannot be started ({error}); it is tried again until it can: raise the limit on processes"
+                        f" (ulimit -u) or on memory"
+                    )
                     reported = True
                 time.sleep(FORK_PAUSE)
 

@@ -1,7 +1,7 @@
 """Ask listeners for a response. This module imports no other of ours, and little of Python's: that costs more than asking.
 
 As a script it is the container's health check, `python -I -S app/launcher/health.py`: it asks every listener that the
-launcher of its container lists (app/launcher/probe.py). A number names the process of another launcher.
+launcher of its container lists (app/launcher/listing.py). A number names the process of another launcher.
 """
 
 import os

@@ -11,8 +11,9 @@
 
 A pair that is replaced on disk, or a reload of what a listener serves, starts a replacement in PROVING beside the one
 that is SERVING. When every worker of it has responded it is SERVING, and its predecessor is SETTLING. What comes while
-a predecessor is not ENDED waits: a listener has two server processes at most. A stop puts all into CLOSING, but those in
-PROVING, which have no clients, and are killed; a second one kills all.
+a predecessor is not ENDED waits: a listener has two server processes at most. A stop puts SERVING and SETTLING into
+CLOSING, shortens the deadlines of CLOSING and DRAINING, and kills what is PROVING, which has no clients; a second one
+kills all.
 
 (1) While clients wait in a predecessor's sockets, as its workers are at their limit, it stays CLOSING for up to
 `drain_deadline`.
@@ -46,7 +47,7 @@ class Lifecycle:
         self.replacement: ServerProcess | None = None
         self.predecessor: ServerProcess | None = None
         self.reports = ListenerLog(endpoint.listener.name)
-        self.renewal = Renewal(work.rejected, self.reports)
+        self.renewal = Renewal(work.why_rejected, self.reports)
         self.stop_end: float | None = None
 
     @property
@@ -55,7 +56,7 @@ class Lifecycle:
         return self.endpoint.server
 
     @property
-    def lives(self) -> list[ServerProcess]:
+    def processes(self) -> list[ServerProcess]:
         """Its processes that have not ended."""
         return [each for each in (self.current, self.replacement, self.predecessor) if each is not None]
 
@@ -74,21 +75,21 @@ class Lifecycle:
             name = self.endpoint.listener.name
             raise ListenerError(name, f"listener {name} cannot be started ({error})") from error
 
-    def _launch(self, life: ServerProcess) -> None:
-        life.enter(State.PROVING, time.monotonic() + life.endpoint.server.start_deadline + SPARE)
-        life.start(self.work.serve)
-        self._prove(life)
+    def _launch(self, process: ServerProcess) -> None:
+        process.enter(State.PROVING, time.monotonic() + process.endpoint.server.start_deadline + SPARE)
+        process.start(self.work.serve)
+        self._prove(process)
 
-    def _prove(self, life: ServerProcess) -> None:
-        clients_to = life if self.current is None else self.current
+    def _prove(self, process: ServerProcess) -> None:
+        clients_to = process if self.current is None else self.current
         try:
-            life.prove(clients_to.endpoint.sockets, life.endpoint.server.start_deadline)
+            process.prove(clients_to.endpoint.sockets, process.endpoint.server.start_deadline)
         except OSError as error:
-            self._fail(life, f"listener {self.endpoint.listener.name} cannot be asked for a response ({error})")
+            self._fail(process, f"listener {self.endpoint.listener.name} cannot be asked for a response ({error})")
 
     def next_event(self) -> float | None:
         """Return when `advance` has something to do, if no signal comes before (time.monotonic); None for never."""
-        times = [each.deadline for each in self.lives]
+        times = [each.deadline for each in self.processes]
         if self.stop_end is None:
             times.append(self.renewal.next_event())
         return min((each for each in times if each is not None), default=None)
@@ -98,107 +99,107 @@ class Lifecycle:
 
         Raises ListenerError if the listener has no server process left.
         """
-        for life in self.lives:
-            if (end := life.ended()) is not None:
-                self._after_end(life, end)
-            elif life.state is State.PROVING and (proved := life.proved()) is not None:
+        for process in self.processes:
+            if (end := process.ended()) is not None:
+                self._after_end(process, end)
+            elif process.state is State.PROVING and (proved := process.proved()) is not None:
                 if proved:  # even if this process was stopped meanwhile, and sees it after the deadline
-                    self._after_proof(life, now)
-                elif life.proof_was_killed():
-                    self._prove(life)
+                    self._after_proof(process, now)
+                elif process.proof_was_killed():
+                    self._prove(process)
                 else:
-                    self._fail(life, life.late(life.endpoint.server.start_deadline))
-            elif life.deadline is not None and now >= life.deadline:
-                self._after_deadline(life, now)
+                    self._fail(process, process.late(process.endpoint.server.start_deadline))
+            elif process.deadline is not None and now >= process.deadline:
+                self._after_deadline(process, now)
         if self.is_serving and self.stop_end is None:
             self._renew(now)
 
-    def _after_proof(self, life: ServerProcess, now: float) -> None:
-        life.end_of_proof()
+    def _after_proof(self, process: ServerProcess, now: float) -> None:
+        process.end_of_proof()
         try:
-            self.group.spread(life.endpoint.sockets)
+            self.group.spread(process.endpoint.sockets)
         except OSError as error:  # no memory for the filter, or none allowed (net.core.optmem_max)
-            self._fail(life, f"listener {self.endpoint.listener.name} cannot be given its clients ({error})")
+            self._fail(process, f"listener {self.endpoint.listener.name} cannot be given its clients ({error})")
             return
-        life.enter(State.SERVING)
-        if life is self.replacement:
-            self.predecessor, self.current, self.replacement = self.current, life, None
+        process.enter(State.SERVING)
+        if process is self.replacement:
+            self.predecessor, self.current, self.replacement = self.current, process, None
             if self.predecessor is not None:
                 self.predecessor.enter(State.SETTLING, now + HANDSHAKES)
-        self._serves(life.endpoint)
+        self._serves(process.endpoint)
         how = "reloaded" if self.renewal.is_reload else "renewed"
-        self.on_serving(life.endpoint, how if self.predecessor is not None else "")
+        self.on_serving(process.endpoint, how if self.predecessor is not None else "")
         if self.predecessor is not None:
             self.reports.event(
-                f"server process {life.pid} has replaced {self.predecessor.pid}, which finishes its requests"
+                f"server process {process.pid} has replaced {self.predecessor.pid}, which finishes its requests"
             )
 
     def _serves(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self.renewal.served(endpoint)
 
-    def _after_end(self, life: ServerProcess, end: str) -> None:
-        if life.state is State.PROVING:
-            self._fail(life, f"{end} before it responded")
-        elif life is not self.current or self.stop_end is not None:
-            if life.state is State.SETTLING:
+    def _after_end(self, process: ServerProcess, end: str) -> None:
+        if process.state is State.PROVING:
+            self._fail(process, f"{end} before it responded")
+        elif process is not self.current or self.stop_end is not None:
+            if process.state is State.SETTLING:
                 self.reports.warn(f"{end}, replaced already; its connections are lost")
-            elif life is self.predecessor:
-                self.reports.event(f"server process {life.pid}, which was replaced, has ended")
-            self.release(life)
+            elif process is self.predecessor:
+                self.reports.event(f"server process {process.pid}, which was replaced, has ended")
+            self.release(process)
         elif self.predecessor is not None and self.predecessor.state is State.SETTLING:
-            self._fall_back(life, self.predecessor, end)
+            self._fall_back(process, self.predecessor, end)
         else:
             raise ListenerError(self.endpoint.listener.name, end)
 
-    def _fall_back(self, life: ServerProcess, predecessor: ServerProcess, end: str) -> None:
+    def _fall_back(self, process: ServerProcess, predecessor: ServerProcess, end: str) -> None:
         """Serve on with a predecessor that has sent no close notice yet."""
-        with suppress(OSError):  # the kernel spreads them itself once the sockets of `life` are closed
+        with suppress(OSError):  # the kernel spreads them itself once the sockets of `process` are closed
             self.group.spread(predecessor.endpoint.sockets)
         predecessor.enter(State.SERVING)
-        self.release(life)
+        self.release(process)
         self.current, self.predecessor = predecessor, None
         self._serves(predecessor.endpoint)
-        self.renewal.failed(life.endpoint, time.monotonic())
+        self.renewal.failed(process.endpoint, time.monotonic())
         what = "settings" if self.renewal.is_reload else "pair"
         self.reports.warn(f"{end} after it had replaced another, which serves on with the {what} from before")
 
-    def _fail(self, life: ServerProcess, reason: str) -> None:
-        if life is self.current:
+    def _fail(self, process: ServerProcess, reason: str) -> None:
+        if process is self.current:
             raise ListenerError(self.endpoint.listener.name, reason)
-        self.release(life)
-        self.renewal.failed(life.endpoint, time.monotonic())
+        self.release(process)
+        self.renewal.failed(process.endpoint, time.monotonic())
         self.renewal.report(reason)
 
-    def release(self, life: ServerProcess) -> None:
+    def release(self, process: ServerProcess) -> None:
         """Give up what is held of a process that has ended, or has to."""
-        life.kill()
-        life.enter(State.ENDED)
-        self.group.remove(life.endpoint.sockets)
+        process.kill()
+        process.enter(State.ENDED)
+        self.group.remove(process.endpoint.sockets)
         self.current, self.replacement, self.predecessor = (
-            None if each is life else each for each in (self.current, self.replacement, self.predecessor)
+            None if each is process else each for each in (self.current, self.replacement, self.predecessor)
         )
         self.renewal.has_room(time.monotonic())
 
-    def _after_deadline(self, life: ServerProcess, now: float) -> None:
-        if life.state is State.PROVING:
-            self._fail(life, life.late(life.endpoint.server.start_deadline))
-        elif life.state is State.SETTLING:
-            life.send_close_notice()
-            life.enter(State.CLOSING, now + NOTICE)
-            life.accepts_until = now + self.settings.drain_deadline
-        elif life.state is State.CLOSING and self.stop_end is None and life.has_to_accept(now):
-            life.deadline = now + NOTICE
-        elif life.state is State.CLOSING:
-            life.drain()
+    def _after_deadline(self, process: ServerProcess, now: float) -> None:
+        if process.state is State.PROVING:
+            self._fail(process, process.late(process.endpoint.server.start_deadline))
+        elif process.state is State.SETTLING:
+            process.send_close_notice()
+            process.enter(State.CLOSING, now + NOTICE)
+            process.accepts_until = now + self.settings.drain_deadline
+        elif process.state is State.CLOSING and self.stop_end is None and process.has_to_accept(now):
+            process.deadline = now + NOTICE
+        elif process.state is State.CLOSING:
+            process.drain()
             if self.stop_end is not None:
                 self.group.close()  # so that new connections are refused from now on
-            life.enter(State.DRAINING, self.stop_end or now + self.settings.drain_deadline)
-        elif life.state is State.DRAINING:
+            process.enter(State.DRAINING, self.stop_end or now + self.settings.drain_deadline)
+        elif process.state is State.DRAINING:
             setting = "drain_deadline" if self.stop_end is None else "stop_deadline"
             late = f"it had not ended after {setting}={getattr(self.settings, setting)} s"
-            self.reports.warn(f"server process {life.pid} is killed with its workers: {late}")
-            self.release(life)
+            self.reports.warn(f"server process {process.pid} is killed with its workers: {late}")
+            self.release(process)
 
     def _renew(self, now: float) -> None:
         """Start a replacement if something else is to be served; whatever fails in that changes nothing."""
@@ -232,18 +233,18 @@ class Lifecycle:
         if self.stop_end is not None:
             return
         self.stop_end = now + self.settings.stop_deadline
-        for life in self.lives:
-            if life.state is State.PROVING:
-                self.release(life)
-            elif life.state in (State.SERVING, State.SETTLING):
-                life.send_close_notice()
-                life.enter(State.CLOSING, now + NOTICE_AT_STOP)
+        for process in self.processes:
+            if process.state is State.PROVING:
+                self.release(process)
+            elif process.state in (State.SERVING, State.SETTLING):
+                process.send_close_notice()
+                process.enter(State.CLOSING, now + NOTICE_AT_STOP)
             else:
-                latest = now + NOTICE_AT_STOP if life.state is State.CLOSING else self.stop_end
-                life.deadline = min(latest, life.deadline or latest)
+                latest = now + NOTICE_AT_STOP if process.state is State.CLOSING else self.stop_end
+                process.deadline = min(latest, process.deadline or latest)
 
     def kill(self) -> None:
         """End everything at once."""
-        for life in self.lives:
-            self.release(life)
+        for process in self.processes:
+            self.release(process)
         self.group.close()

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from app.launcher import signals
-from app.launcher.child import end_process
-from app.launcher.draining import Application
+from app.launcher.asgi import Application
+from app.launcher.child import FAILED, MISCONFIGURED, STOPPED, end_process, how_it_ended
 from app.launcher.log import error
 from app.launcher.trial import TRIED, Trial
 from app.settings.application import ApplicationSettings
@@ -121,12 +121,7 @@ def check(settings: ApplicationSettings, seconds: int) -> None:
     try:
         made = Trial(lambda: _load_within_memory(settings), seconds)
     except OSError as error:
-        if signals.is_stop_pending():
-            raise Stopped from error
-        raise ConfigurationError(
-            f"{settings} cannot be tried ({error.strerror}); raise the limit on processes (ulimit -u) or on open files"
-            f" (ulimit -n)"
-        ) from error
+        raise not_tried(str(settings), error) from error
     with closing(made) as trial:
         try:
             while (code := trial.exitcode()) is None:
@@ -136,7 +131,18 @@ def check(settings: ApplicationSettings, seconds: int) -> None:
         except TimeoutError as error:
             raise _late(settings, seconds) from error
     if code != TRIED:
-        raise ConfigurationError(f"{settings} ends the process that imports it ({code}); correct what does")
+        raise ConfigurationError(
+            f"{settings} ends the process that imports it ({how_it_ended(code)}); correct what does"
+        )
+
+
+def not_tried(what: str, error: OSError) -> Stopped | ConfigurationError:
+    """Return what to raise if there is no process to try something in: Stopped if a signal asks to stop."""
+    if signals.is_stop_pending():
+        return Stopped()
+    return ConfigurationError(
+        f"{what} cannot be tried ({error.strerror}); raise the limit on processes (ulimit -u) or on open files (ulimit -n)"
+    )
 
 
 def _load_within_memory(settings: ApplicationSettings) -> None:
@@ -170,7 +176,7 @@ def load_while_serving(settings: ApplicationSettings, seconds: int) -> Applicati
             stopped = stopped or time.monotonic()
             if time.monotonic() > stopped + YIELDS:
                 error(f"{settings}: its import does not end; what is served ends with it")
-                end_process(1)
+                end_process(FAILED)
         raise _Interrupted
 
     former = signal.signal(signal.SIGALRM, look)
@@ -200,7 +206,7 @@ def _late(settings: ApplicationSettings, seconds: int) -> ConfigurationError:
     )
 
 
-def preload(settings: ApplicationSettings, seconds: int, stopped: int = 0) -> Application:
+def preload(settings: ApplicationSettings, seconds: int, stopped: int = STOPPED) -> Application:
     """Import an application in this process as `load` does; end it after `seconds`, or if a signal asks to stop.
 
     Nothing can be raised in an import that hangs, and this process has nothing to give up yet. Its exit status is then
@@ -226,4 +232,4 @@ def _end_unless(loaded: threading.Event, settings: ApplicationSettings, seconds:
             end_process(stopped)
         if time.monotonic() > end:
             error(f"configuration: {_late(settings, seconds)}")
-            end_process(2)
+            end_process(MISCONFIGURED)

@@ -27,11 +27,10 @@ def group_of_metrics(server: Server, listener: Listener) -> ReuseportGroup | Non
 class GroupWithMetrics(ReuseportGroup):
     """A listener's group, in which the sockets of each server process go together with one for its metrics.
 
-    So whoever serves the listener's clients tells its metrics, too, while one server process replaces another.
+    So whoever serves the listener's clients serves its metrics, too, while one server process replaces another.
     """
 
     def __init__(self, server: Server, listener: Listener, metrics: ReuseportGroup) -> None:
-        """Bind nothing yet."""
         super().__init__(server, listener)
         self.metrics = metrics
         self._beside: dict[socket.socket, list[socket.socket]] = {}

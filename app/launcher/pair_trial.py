@@ -17,11 +17,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import setproctitle
 from granian import _futures, _granian
 from granian.http import HTTP1Settings
 
 from app.launcher import signals
-from app.launcher.child import Child
+from app.launcher.child import Child, title
 from app.settings.errors import shown
 
 PATIENCE = 3.0  # seconds that a trial may take; it takes 20 ms
@@ -31,7 +32,7 @@ Tls = tuple[Any, ...]
 """What Granian calls `ssl_ctx`: whether there is TLS, the files, and how they are used."""
 
 
-def rejected(prepare: Callable[[], Tls]) -> str | None:
+def why_rejected(prepare: Callable[[], Tls]) -> str | None:
     """Return why rustls rejects the pair that `prepare`, called in the new process, returns; None if it does not.
 
     None, too, if that process fails otherwise, takes more than PATIENCE seconds, or a signal asks to stop: what is not
@@ -41,6 +42,7 @@ def rejected(prepare: Callable[[], Tls]) -> str | None:
     try:
 
         def work() -> None:
+            setproctitle.setproctitle(title("trial"))
             os.dup2(panic, 2)
             _try(prepare)
 

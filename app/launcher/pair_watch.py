@@ -53,17 +53,17 @@ class PairWatch:
         pair: Pair,
         interval: int,
         reports: ListenerLog,
-        rejected: Callable[[Pair], str | None],
+        why_rejected: Callable[[Pair], str | None],
     ) -> None:
         """Watch the files that hold `pair` now; an `interval` of 0 never looks unasked, but for a pair that has `failed`.
 
-        `rejected` returns why a pair that passes every check cannot be served, and may raise OSError.
+        `why_rejected` returns why a pair that passes every check cannot be served, and may raise OSError.
         """
         self.files = files
         self.pair = pair
         self.interval = interval
         self.reports = reports
-        self.rejected = rejected
+        self.why_rejected = why_rejected
         self.next_look: float | None = 0.0  # at once: the files may have changed since they were loaded
         self._seen: object = pair.content  # what the files held at the last look, or why they could not be read
         self._since = 0.0
@@ -163,7 +163,7 @@ class PairWatch:
 
     def _try(self, pair: Pair) -> str | None:
         try:
-            return self.rejected(pair)
+            return self.why_rejected(pair)
         except OSError:  # no process or descriptor for a trial now: the replacement's start is one
             return None
 

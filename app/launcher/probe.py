@@ -1,13 +1,14 @@
-"""Whether a listener responds: asked before it counts as serving, by hand, and by the container's health check."""
+"""Ask each listener of server.toml for a response; exit status 0 if all respond."""
 
 import argparse
 import errno
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from app.launcher import health
+from app.launcher.child import MISCONFIGURED
 from app.launcher.log import warn
 from app.settings import config
 from app.settings.errors import ConfigurationError
@@ -42,10 +43,11 @@ def ask(
             _bind(client, address)
             before_connect(client)
 
-    return health.ask(_how(listener), (address, listener.port), leaf=leaf, timeout=timeout, before_connect=bind)
+    return health.ask(how_to_ask(listener), (address, listener.port), leaf=leaf, timeout=timeout, before_connect=bind)
 
 
-def _how(listener: config.Listener) -> str:
+def how_to_ask(listener: config.Listener) -> str:
+    """Return which of the ways of `health` asks a listener."""
     if listener.tls is not None:
         return health.HTTPS_FOR_CERTIFIED if config.needs_client_certificate(listener) else health.HTTPS
     return health.H2C if listener.protocol == "h2c" else health.HTTP
@@ -64,43 +66,6 @@ def _bind(client: socket.socket, address: str) -> None:
         client.bind((ANOTHER_LOOPBACK, 0))
 
 
-class Listing:
-    """The listeners that are to respond, for the container's health check: a file in memory, found by its name in /proc.
-
-    Nobody else knows them all: variables, --config and a reload have their say, and there may be no place for a file.
-    """
-
-    def __init__(self) -> None:
-        """List nothing yet."""
-        self._text = b""
-        try:
-            self._descriptor: int | None = os.memfd_create(health.LISTING)
-        except OSError as error:
-            self._descriptor = None
-            warn(f"the container's health check will fail: it cannot be given a list of the listeners ({error})")
-
-    def write(self, listeners: Iterable[tuple[str, config.Listener]]) -> None:
-        """List these hosts and listeners instead."""
-        text = b"".join(
-            b"%b %b %d %b\n"
-            % (_how(each).encode(), config.reachable(host).encode(), each.port, each.name.encode("unicode_escape"))
-            for host, each in listeners
-        )
-        if text != self._text and self._descriptor is not None:
-            try:
-                os.pwrite(self._descriptor, text, 0)
-                os.truncate(self._descriptor, len(text))
-            except OSError as error:  # no memory, or a limit on the size of files (ulimit -f)
-                warn(f"the container's health check will fail: the list of the listeners cannot be written ({error})")
-            self._text = text
-
-    def close(self) -> None:
-        """List nothing any more."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-
-
 def main() -> int:
     """Ask every listener; the exit status is 0 if all respond, 1 if one does not, 2 for an invalid setting."""
     parser = argparse.ArgumentParser(prog="python -m app.launcher.probe", description=__doc__)
@@ -112,7 +77,7 @@ def main() -> int:
         )
     except ConfigurationError as error:
         warn(f"configuration: {error}")
-        return 2
+        return MISCONFIGURED
     silent = [each.name for each in configuration.listeners if not responds(configuration.server.host, each)]
     for name in silent:
         warn(f"listener {name} does not respond")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.launcher import signals
+from app.launcher.child import how_it_ended
 from app.launcher.log import event, warn
 from app.launcher.notify import READY, notify, reloading
 from app.launcher.server_process import Endpoint
@@ -34,7 +35,10 @@ Raises ConfigurationError."""
 
 
 class Reloading:
-    """The settings are read and checked by a process of their own, then by the launcher, which goes on meanwhile."""
+    """The settings are read and checked by a process of their own while the launcher goes on, then by the launcher.
+
+    The launcher does nothing else while it reads them itself.
+    """
 
     def __init__(self, reload: Reload, path: Path, serve: Callable[[Reloaded], None]) -> None:
         """Wait to be asked; `serve` gets what a reload has found in the `server.toml` at `path`."""
@@ -80,7 +84,9 @@ class Reloading:
             self._seconds = DEADLINE + served[0].server.start_deadline
             self._trial = Trial(lambda: self.reload(served, False), self._seconds)  # noqa: FBT003
         except OSError as lacking:
-            warn(f"reload: the settings cannot be tried ({lacking}); nothing has changed")
+            warn(
+                f"reload: the settings cannot be tried ({lacking}); nothing has changed; raise the limit on processes (ulimit -u) or on open files (ulimit -n)"
+            )
             notify(READY)
 
     def _take_up(self, trial: Trial, served: Sequence[Endpoint]) -> None:
@@ -97,9 +103,13 @@ class Reloading:
                     signals.take_over()  # again: an application that was imported may have ignored SIGCHLD, say
                 self.serve(found)
             else:
-                warn(f"reload: the process that tries the settings has ended ({code}); nothing has changed")
+                warn(
+                    f"reload: the process that tries the settings has ended ({how_it_ended(code)}); nothing has changed"
+                )
         except TimeoutError:
-            warn(f"reload: the settings were not read within {self._seconds:.0f} s; nothing has changed")
+            warn(
+                f"reload: the settings were not read within {self._seconds:.0f} s; nothing has changed; raise start_deadline, or restart"
+            )
         except ConfigurationError as invalid:
             warn(f"reload: {invalid}; nothing has changed", details=invalid.details)
         except Exception as failed:  # noqa: BLE001 - the service goes on with what it has, whatever it is; reported

@@ -18,9 +18,9 @@ class Renewal:
     _served: Endpoint
     """What is served; there is none before `served`."""
 
-    def __init__(self, rejected: Callable[[Endpoint], str | None], reports: ListenerLog) -> None:
-        """Watch nothing yet; `rejected` is that of `Work`."""
-        self.rejected = rejected
+    def __init__(self, why_rejected: Callable[[Endpoint], str | None], reports: ListenerLog) -> None:
+        """Watch nothing yet; `why_rejected` is that of `Work`."""
+        self.why_rejected = why_rejected
         self.reports = reports
         self.watch: PairWatch | None = None
         self.expiry: Expiry | None = None
@@ -39,12 +39,12 @@ class Renewal:
             self.watch = None
             return
         if self.watch is None or (self.watch.files, self.watch.interval) != (files, interval):
-            self.watch = PairWatch(files, pair, interval, self.reports, self._rejected)
+            self.watch = PairWatch(files, pair, interval, self.reports, self._why_rejected)
         self.watch.served(pair)
 
-    def _rejected(self, pair: Pair) -> str | None:
+    def _why_rejected(self, pair: Pair) -> str | None:
         """Ask for the opinion of a pair with what is served now: sockets that were served before are closed."""
-        return self.rejected(replace(self._served, pair=pair))
+        return self.why_rejected(replace(self._served, pair=pair))
 
     def next_event(self) -> float | None:
         """Return when there is something to look at (time.monotonic); None for never."""

@@ -15,7 +15,7 @@ from contextvars import Context
 from types import coroutine as generator_based_coroutine
 from typing import Any
 
-from app.launcher.draining import Message
+from app.launcher.asgi import Message
 from app.launcher.log import warn
 
 REQUEST = "a request"  # the name of each task that runs one

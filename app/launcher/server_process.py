@@ -11,11 +11,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+import setproctitle
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from app.launcher import probe
-from app.launcher.child import Child
-from app.launcher.draining import CLOSE_NOTICE, DRAIN, Application
+from app.launcher.asgi import Application
+from app.launcher.child import Child, how_it_ended, title
+from app.launcher.draining import CLOSE_NOTICE, DRAIN
 from app.launcher.sockets import ReuseportGroup, clients_wait
 from app.settings.certificate import Pair
 from app.settings.config import Listener
@@ -28,7 +30,10 @@ ERROR_SIZE = 512  # bytes of the last error that are kept
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A listener, the pair that it serves (None without TLS), and its sockets, one for each worker."""
+    """A listener and all that is served there; `sockets` are members of `group`, one for each worker.
+
+    `server` has the numbers; `pair` is None without TLS.
+    """
 
     server: Server
     listener: Listener
@@ -37,12 +42,12 @@ class Endpoint:
     """None if each worker imports it."""
     group: ReuseportGroup
     sockets: Sequence[socket.socket]
-    data: object = None
-    """What the application has read besides: if that is another, what is served is, too."""
+    dataset: bytes | None = None
+    """A digest of the dataset that the application serves; None if it serves none of ours."""
 
     def serves_like(self, other: "Endpoint") -> bool:
         """Return whether it makes no difference to clients which of the two is served."""
-        same = self.server == other.server and self.listener == other.listener and self.data == other.data
+        same = self.server == other.server and self.listener == other.listener and self.dataset == other.dataset
         pairs = [each.pair.served if each.pair else None for each in (self, other)]
         return same and self.application is other.application and pairs[0] == pairs[1]
 
@@ -53,7 +58,7 @@ class Work:
 
     serve: Callable[[Endpoint], None]
     """Serve an endpoint in the calling process until DRAIN comes."""
-    rejected: Callable[[Endpoint], str | None]
+    why_rejected: Callable[[Endpoint], str | None]
     """Return a line that says why an endpoint's pair cannot be served; None if it can. Raises OSError."""
 
 
@@ -86,7 +91,6 @@ class ServerProcess:
     """How long clients may wait in the sockets of a predecessor that is CLOSING (time.monotonic)."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        """Start nothing yet."""
         self.endpoint = endpoint
         self._server: Child | None = None
         self._prober: Child | None = None
@@ -105,6 +109,7 @@ class ServerProcess:
         """Start the server process, which keeps no socket open but its own. Raises OSError if it cannot be forked."""
 
         def work() -> None:
+            setproctitle.setproctitle(title(f"{self.endpoint.listener.name} server process"))
             os.setsid()  # a Ctrl-C on the terminal is the launcher's to handle, and `kill` ends a whole group
             signal.signal(DRAIN, signal.SIG_DFL)  # until Granian handles it
             serve(self.endpoint)
@@ -119,6 +124,7 @@ class ServerProcess:
         """
 
         def work() -> None:
+            setproctitle.setproctitle(title(f"{self.endpoint.listener.name} probe"))
             _ask_each_worker(self.endpoint, clients_to, seconds, self._error)
 
         self._prober = Child(work, keeps=self.endpoint.group.members)
@@ -137,7 +143,7 @@ class ServerProcess:
         """Return a line that says that a worker has not responded in time, and how the last attempt failed."""
         error = self._error[:].rstrip(b"\0").decode(errors="replace")
         why = f" ({error})" if error else ""
-        return f"listener {self.endpoint.listener.name} did not respond within start_deadline={start_deadline} s{why}"
+        return f"listener {self.endpoint.listener.name} did not respond within start_deadline={start_deadline} s{why}; raise it, or have its workers start faster"
 
     def end_of_proof(self) -> None:
         """End the process that asks, whether it is through or not."""
@@ -192,14 +198,6 @@ class ServerProcess:
         if self._server is not None and self._server.exitcode is None:  # else its number may be another's by now
             with suppress(ProcessLookupError):  # it does not lead its group yet
                 os.killpg(self._server.pid, number)
-
-
-def how_it_ended(code: int) -> str:
-    """Return what an exit status, or minus the signal that ended a process, says (signal(7))."""
-    if code >= 0:
-        return f"exit status {code}"
-    names = {each.value: each.name for each in signal.Signals}
-    return f"killed by {names.get(-code, f'signal {-code}')}"
 
 
 def _ask_each_worker(

@@ -19,16 +19,16 @@ def block() -> None:
     An ignored SIGCHLD survives exec(2), and would take the exit status of children that are started before.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    for number in (signal.SIGUSR1, signal.SIGUSR2):  # a handler: what an application executes is not to ignore them
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
         if signal.getsignal(number) == signal.SIG_DFL:
-            signal.signal(number, _not_heeded)
+            signal.signal(number, not_heeded)
     signal.pthread_sigmask(signal.SIG_BLOCK, TAKEN)
     if _ends_with_its_terminal():
         STOP.add(signal.SIGHUP)
 
 
-def _not_heeded(*_: object) -> None:
-    pass
+def not_heeded(*_: object) -> None:
+    """Do nothing: an ignored signal (SIG_IGN) would be ignored by what an application executes, too (execve(2))."""
 
 
 def _ends_with_its_terminal() -> bool:

@@ -18,7 +18,7 @@ import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from app.launcher.draining import Application, Message, Receive, Send
+from app.launcher.asgi import Application, Message, Receive, Send
 
 INTERVAL = 5.0  # seconds between looks
 SLICE, PAUSE = 100, 0.01  # connections that are looked at without letting requests go first, and the seconds for these

@@ -22,7 +22,7 @@ NETWORK_HEADER, RANDOM = -0x100000, -0x1000 + 56  # SKF_NET_OFF; SKF_AD_OFF + SK
 SOURCE = {socket.AF_INET: (12, 20), socket.AF_INET6: (20, 40)}
 Instruction = tuple[int, int, int, int]
 MORE_FILES = "raise the limit on open files (ulimit -n), or lower WORKERS"
-BACKLOG = slice(24, 28)  # `tcpi_unacked` of struct tcp_info: of a listening socket, how many connections wait
+WAITING = slice(24, 28)  # `tcpi_unacked` of struct tcp_info: of a listening socket, how many connections wait
 REMEDIES = {
     errno.EADDRINUSE: "stop what holds it, or choose another port or address",
     errno.EACCES: "choose a port from 1024 on, or allow it (CAP_NET_BIND_SERVICE, net.ipv4.ip_unprivileged_port_start)",
@@ -42,7 +42,6 @@ class ReuseportGroup:
     """
 
     def __init__(self, server: Server, listener: Listener) -> None:
-        """Bind nothing yet."""
         self.server = server
         self.listener = listener
         self.members: list[socket.socket] = []
@@ -224,7 +223,7 @@ os.register_at_fork(after_in_child=_close_in_forks)
 def clients_wait(sockets: Sequence[socket.socket]) -> bool:
     """Return whether a connection waits to be accepted in one of these listening sockets (tcp(7), TCP_INFO)."""
     return any(
-        each.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, BACKLOG.stop)[BACKLOG] != bytes(4) for each in sockets
+        each.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, WAITING.stop)[WAITING] != bytes(4) for each in sockets
     )
 
 

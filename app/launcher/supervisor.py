@@ -5,18 +5,17 @@ import time
 from collections.abc import Callable, Sequence
 
 from app.launcher import memory, signals
-from app.launcher.child import reap_others
+from app.launcher.child import FAILED, MISCONFIGURED, STOPPED, reap_others
 from app.launcher.console import curl, describe, say
 from app.launcher.lifecycle import Lifecycle
+from app.launcher.listing import Listing
 from app.launcher.log import error, event, set_up, warn
 from app.launcher.notify import READY, STOPPING, notify
-from app.launcher.probe import Listing
 from app.launcher.reloading import Reload, Reloaded, Reloading
 from app.launcher.server_process import Endpoint, ListenerError, State, Work
 from app.settings.config import Configuration, Listener, PairFiles
 from app.settings.errors import ConfigurationError
 
-STOPPED, FAILED = 0, 1
 Example = Callable[[Listener], str]
 
 
@@ -31,13 +30,12 @@ class Supervisor:
         example: Example,
         reload: Reload,
     ) -> None:
-        """Start nothing yet."""
         self.configuration = configuration
         self.example = example
         self.listeners = [Lifecycle(each, work, self._report_serving) for each in endpoints]
         self.waiting = list(self.listeners)  # not started yet
         self.listing = Listing()
-        self.reloading = Reloading(reload, configuration.path, self._serve)
+        self.reloading = Reloading(reload, configuration.path, self._apply)
         self.began = time.monotonic()
         self.started = self.stopping = False
         self.stop_reason, self.stop_began = "", 0.0
@@ -49,7 +47,7 @@ class Supervisor:
 
         Raises ConfigurationError, once all are drained, if a port had been taken when its listener was to start.
         """
-        while not self.stopping or self._has_lives():
+        while not self.stopping or self._has_processes():
             try:
                 self._take(signals.wait(self._seconds()))
                 reap_others()
@@ -68,13 +66,14 @@ class Supervisor:
                     error(f"{reason}; stopping all listeners")
                 self._fail(reason)
         seconds = time.monotonic() - self.stop_began
-        event(f"stopped after {seconds:.2f} s: {self.stop_reason}; exit status {2 if self.invalid else self.status}")
+        status = MISCONFIGURED if self.invalid else self.status
+        event(f"stopped after {seconds:.2f} s: {self.stop_reason}; exit status {status}")
         if self.invalid:
             raise self.invalid
         return self.status
 
-    def _has_lives(self) -> bool:
-        return any(each.lives for each in self.listeners)
+    def _has_processes(self) -> bool:
+        return any(each.processes for each in self.listeners)
 
     def _advance(self) -> None:
         now = time.monotonic()
@@ -95,7 +94,7 @@ class Supervisor:
             notify(READY)
 
     def _seconds(self) -> float | None:
-        if not self._has_lives():  # before the first
+        if not self._has_processes():  # before the first
             return 0.0
         times = [each.next_event() for each in self.listeners]
         times.append(self.reloading.next_event() if self.started else None)
@@ -112,7 +111,7 @@ class Supervisor:
                 each.renewal.ask(time.monotonic())
             self.reloading.ask()
 
-    def _serve(self, reloaded: Reloaded) -> None:
+    def _apply(self, reloaded: Reloaded) -> None:
         set_up(reloaded.configuration.server.log_format)  # before the replacements are forked, which take it over
         for line in reloaded.left:
             warn(f"reload: {line}")
@@ -142,14 +141,14 @@ class Supervisor:
         """Stop because of a failure: what has ended, or has no clients yet, is given up, all else drained as ever."""
         self.status = FAILED
         for each in self.listeners:
-            for life in each.lives:
-                if life.ended() is not None or life.state is State.PROVING:
-                    each.release(life)
+            for process in each.processes:
+                if process.ended() is not None or process.state is State.PROVING:
+                    each.release(process)
         self._stop(reason)
 
     def _kill(self, reason: str) -> None:
         for each in self.listeners:
-            if each.lives:
+            if each.processes:
                 name = each.endpoint.listener.name
                 warn(f"listener {name} is killed with its workers: {reason}", name)
                 each.kill()

@@ -99,7 +99,7 @@ def load(environment: Mapping[str, str]) -> list[Item]:
         if min(extremes) < TOTAL_MIN or max(extremes) > TOTAL_MAX:
             raise ConfigurationError(
                 f"{source}: item $[{index}]: price {item.price} x quantity {item.quantity} can pass 64 bits"
-                f" when multiplied by m; keep price x quantity below 2**32"
+                f" when multiplied by m; keep price x quantity between -2**32 and 2**32"
             )
     return items
 

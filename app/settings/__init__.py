@@ -1,1 +1,1 @@
-"""With what it is served: read and checked once, before a process starts."""
+"""Settings: server.toml, the environment, the pair and the dataset's place, read and checked before they are used."""

@@ -62,13 +62,11 @@ def of_table(setting: str, table: ApplicationTable) -> ApplicationSettings:
 def main_application(table: ApplicationTable | None, environment: Mapping[str, str]) -> ApplicationSettings:
     """Return the application of the listeners that name none: of APPLICATION, else of `[application]`, else bundled.
 
-    One that APPLICATION names runs on the loop and is not preloaded, whatever the table says. APPLICATION_RUNS,
-    APPLICATION_PRELOAD and APPLICATION_FACTORY override. Raises ConfigurationError.
+    APPLICATION takes the place of the whole table. APPLICATION_RUNS, APPLICATION_PRELOAD and APPLICATION_FACTORY
+    override. Raises ConfigurationError.
     """
-    named = text(environment, VARIABLE)
-    if named is not None:
-        _check_target(VARIABLE, named)
-        chosen = ApplicationSettings(VARIABLE, named, factory=False, runs="loop", preload=False)
+    if (named := text(environment, VARIABLE)) is not None:
+        chosen = of_table(VARIABLE, ApplicationTable(import_=named))
     else:
         chosen = of_table("application.import", table or ApplicationTable(import_=BUNDLED))
     runs: Runs = chosen.runs

@@ -121,7 +121,7 @@ def _check(files: PairFiles, content: Content) -> Pair:
         raise ConfigurationError(f"{files.key} is of a type that rustls does not accept; use {rustls.KEYS}")
     try:
         same = leaf.public_key() == private.public_key()
-        reason = rustls.rejected(chain)
+        reason = rustls.why_rejected(chain)
     except rustls.UNREADABLE as error:
         what = f"{files.certificate} cannot be read ({shown(error)})"
         if "EncodedDefault" in str(error):

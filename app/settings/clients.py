@@ -101,7 +101,7 @@ def revocations(
                 f" (and if in RSASSA-PSS, with a salt of 32 bytes)"
             )
         if issuer in found:  # rustls would look at the first alone
-            raise ConfigurationError(f"{file} holds two lists of {name}; leave the newer one")
+            raise ConfigurationError(f"{file} holds two lists of {name}; remove the older one")
         found[issuer] = one
     for each in trusted:
         if not any(_is_signed(one, each) for one in found.values()):

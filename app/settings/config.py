@@ -1,4 +1,4 @@
-"""What to serve and how: `server.toml`, overridden by the environment, checked once."""
+"""What to serve and how: `server.toml`, overridden by the environment."""
 
 import ipaddress
 from collections.abc import Mapping

@@ -106,7 +106,7 @@ def verifies(one: x509.CertificateRevocationList, key: object) -> bool:
     return isinstance(digest, hashes.SHA256 | hashes.SHA384 | hashes.SHA512)
 
 
-def rejected(chain: list[x509.Certificate]) -> str | None:
+def why_rejected(chain: list[x509.Certificate]) -> str | None:
     """Return what rustls' parser (rustls-webpki) rejects in a chain that OpenSSL accepts; None if there is nothing.
 
     Parses all that is used of the leaf, so that it raises one of UNREADABLE now or never.

@@ -61,14 +61,14 @@ def _available_cpus() -> int:
 class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The `[server]` table; times are seconds."""
 
-    host: str
-    backlog: Connections
-    backpressure: Connections
-    header_read_timeout: Annotated[int, msgspec.Meta(ge=1, le=60)]
-    unread_timeout: Seconds
-    start_deadline: Seconds
-    stop_deadline: Seconds
-    certificate_interval: Annotated[int, msgspec.Meta(ge=0, le=86400)]
+    host: str = "127.0.0.1"
+    backlog: Connections = 16384
+    backpressure: Connections = 16384
+    header_read_timeout: Annotated[int, msgspec.Meta(ge=1, le=60)] = 30
+    unread_timeout: Seconds = 30
+    start_deadline: Seconds = 30
+    stop_deadline: Seconds = 3
+    certificate_interval: Annotated[int, msgspec.Meta(ge=0, le=86400)] = 5
     drain_deadline: Seconds = 30
     worker_growth: Annotated[int, msgspec.Meta(ge=64, le=2**20)] = 512
     """MiB that a worker may grow by until it is replaced."""
@@ -84,10 +84,10 @@ class MetricsTable(msgspec.Struct, forbid_unknown_fields=True):
     host: str = "127.0.0.1"
 
 
-class ServerFile(msgspec.Struct, forbid_unknown_fields=True):
+class ServerFile(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """The whole of `server.toml`."""
 
-    server: Server
+    server: Server = msgspec.field(default_factory=Server)
     listener: Annotated[list[ListenerTable], msgspec.Meta(min_length=1)]
     application: ApplicationTable | None = None
     metrics: MetricsTable | None = None

@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from app.launcher.draining import Draining, Message, Receive, Send
+from app.launcher.asgi import Message, Receive, Send
+from app.launcher.draining import Draining
 
 
 async def nothing_to_do() -> None:

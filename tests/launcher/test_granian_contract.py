@@ -26,8 +26,8 @@ from granian.constants import Interfaces
 from granian.server import common, mp
 
 from app.launcher import granian_metrics, granian_private, granian_worker
+from app.launcher.child import IMPORT_FAILED
 from app.launcher.descriptors import open_descriptors, opened_since
-from app.launcher.draining import IMPORT_FAILED
 from app.launcher.granian_private import Server, check_granian, schedule_by
 from app.launcher.granian_worker import Worker
 from app.launcher.scheduling import Call, Schedule, watched
@@ -92,7 +92,9 @@ def test_a_name_that_is_missing_is_reported(monkeypatch: pytest.MonkeyPatch, own
     for each in getattr(owner, "__mro__", [owner]):
         if name in vars(each):
             monkeypatch.delattr(each, name)
-    with pytest.raises(RuntimeError, match=rf"granian {granian.__version__} lacks [\w.]+\.{name}; see app/launcher/"):
+    with pytest.raises(
+        RuntimeError, match=rf"granian {granian.__version__} lacks [\w.]+\.{name}; install what requirements.txt pins"
+    ):
         check_granian()
 
 

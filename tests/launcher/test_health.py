@@ -12,7 +12,7 @@ import pytest
 import trustme
 
 from app.launcher import health
-from app.launcher.probe import Listing
+from app.launcher.listing import Listing
 from app.settings import config
 from tests.support.clients import configuration, write_authorities
 from tests.support.configuration import SERVER_TOML, configured

@@ -272,7 +272,7 @@ def test_a_pair_is_tried_with_what_is_served_last(made: Lifecycle) -> None:
     renewal.served(later)
     assert renewal.watch is not None
     assert later.pair is not None
-    renewal.watch.rejected(later.pair)
+    renewal.watch.why_rejected(later.pair)
     assert asked == [later]
 
 

@@ -13,7 +13,7 @@ import pytest
 import trustme
 
 from app.launcher import pair_trial
-from app.launcher.pair_trial import Tls, rejected
+from app.launcher.pair_trial import Tls, why_rejected
 from app.settings.sealed_file import SealedFile
 from tests.support import configuration
 from tests.support.certificates import in_place, issue, leaf_of, served_leaf
@@ -51,18 +51,18 @@ def test_a_pair_that_rustls_alone_rejects_is_rejected(tmp_path: Path, form: str)
 
 
 def test_a_pair_that_rustls_accepts_is_accepted(pair_folder: Path) -> None:
-    assert rejected(lambda: tls_of(pair_folder)) is None
+    assert why_rejected(lambda: tls_of(pair_folder)) is None
 
 
 def test_what_rustls_cannot_parse_is_rejected_with_its_reason(pair_folder: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(pair_folder, tmp_path / "certs"))
     (folder / "server.crt").write_bytes(ssl.DER_cert_to_PEM_cert(b"nothing").encode())
-    assert rejected(lambda: tls_of(folder)) == "InvalidCertificate(BadEncoding)"
+    assert why_rejected(lambda: tls_of(folder)) == "InvalidCertificate(BadEncoding)"
 
 
 @pytest.mark.parametrize("fails", [os.abort, lambda: os._exit(3), lambda: 1 / 0], ids=["SIGABRT", "exit", "exception"])
 def test_a_trial_that_fails_otherwise_rejects_nothing(fails: Callable[[], NoReturn]) -> None:
-    assert rejected(fails) is None
+    assert why_rejected(fails) is None
 
 
 def test_a_trial_that_does_not_end_rejects_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +73,7 @@ def test_a_trial_that_does_not_end_rejects_nothing(monkeypatch: pytest.MonkeyPat
         time.sleep(60)
         raise AssertionError
 
-    assert rejected(stall) is None
+    assert why_rejected(stall) is None
     assert time.monotonic() - begun < 10
 
 

@@ -29,10 +29,10 @@ class Watched:
         self.tried = 0
         self.outcome: str | OSError | None = None  # of each trial
         pair = certificate.load(self.files)
-        self.watch = PairWatch(self.files, pair, interval, self.log, self.rejected)
+        self.watch = PairWatch(self.files, pair, interval, self.log, self.why_rejected)
         assert self.watch.look(0.0) is None  # begins to watch
 
-    def rejected(self, _: Pair) -> str | None:
+    def why_rejected(self, _: Pair) -> str | None:
         self.tried += 1
         if isinstance(self.outcome, OSError):
             raise self.outcome

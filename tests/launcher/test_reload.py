@@ -248,7 +248,7 @@ def test_what_is_written_while_settings_are_tried_is_tried_too(
     configured(tmp_path, preloading("ends"))
     go.touch()
     waits_for(service, "reload: server.toml has changed while it was tried")
-    waits_for(service, "reload: the process that tries the settings has ended (7); nothing has changed")
+    waits_for(service, "reload: the process that tries the settings has ended (exit status 7); nothing has changed")
     assert service.server_processes == before
     service.stop()
 

@@ -32,7 +32,7 @@ def served(configuration: Configuration, *, has_filters: bool = True) -> list[En
     group: Any = SimpleNamespace(has_filters=has_filters)
     application: Any = object()
     return [
-        Endpoint(configuration.server, each, None, application, group, (), run.data_of(each.application))
+        Endpoint(configuration.server, each, None, application, group, (), run.dataset_of(each.application))
         for each in configuration.listeners
     ]
 
@@ -94,7 +94,7 @@ def test_a_trial_that_is_killed_changes_nothing(launch: Launch, pair: dict[str, 
     wait_until(started.exists, "the import in the trial")
     (trial,) = set(children(service.process.pid)) - set(processes)
     os.kill(trial, signal.SIGKILL)
-    line = "reload: the process that tries the settings has ended (-9); nothing has changed"
+    line = "reload: the process that tries the settings has ended (killed by SIGKILL); nothing has changed"
     wait_until(lambda: line in service.errors.read_text(), line)
     assert not is_running(trial)
     configured(tmp_path)

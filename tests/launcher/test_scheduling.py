@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from app.launcher.draining import Message
+from app.launcher.asgi import Message
 from app.launcher.scheduling import REQUEST, WaitsInlineError, inline, on_loop, requests_done, watched
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")

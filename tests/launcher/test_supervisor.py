@@ -13,15 +13,16 @@ from unittest import mock
 import pytest
 
 from app.launcher import signals, supervisor
+from app.launcher.child import FAILED
 from app.launcher.reloading import Reloaded
 from app.launcher.server_process import ListenerError, State, Work
-from app.launcher.supervisor import FAILED, Supervisor
+from app.launcher.supervisor import Supervisor
 from app.settings.errors import ConfigurationError
 
 Act = Callable[[], None]
 
 
-class Life:
+class Process:
     def __init__(self, state: State = State.SERVING, end: str | None = None) -> None:
         self.state = state
         self.end = end
@@ -36,38 +37,38 @@ class Told:
     endpoint = SimpleNamespace(listener=SimpleNamespace(name="test"))
     watch = None
 
-    def __init__(self, *acts: Act, lives: tuple[Life, ...] = ()) -> None:
+    def __init__(self, *acts: Act, processes: tuple[Process, ...] = ()) -> None:
         self.acts = list(acts)
-        self.lives = list(lives)
+        self.processes = list(processes)
         self.stopped = self.killed = False
 
     @property
     def is_serving(self) -> bool:
-        return any(each.state is State.SERVING for each in self.lives)
+        return any(each.state is State.SERVING for each in self.processes)
 
     def start(self) -> None:
         if self.acts:
             self.acts.pop(0)()
-        self.lives = [Life()]
+        self.processes = [Process()]
 
     def advance(self, _: float) -> None:
-        if self.acts and self.lives:
+        if self.acts and self.processes:
             self.acts.pop(0)()
         elif self.stopped:
-            self.lives.clear()
+            self.processes.clear()
 
     def next_event(self) -> float:
         return 0.0
 
-    def release(self, life: Life) -> None:
-        self.lives = [each for each in self.lives if each is not life]
+    def release(self, process: Process) -> None:
+        self.processes = [each for each in self.processes if each is not process]
 
     def stop(self, _: float) -> None:
         self.stopped = True
 
     def kill(self) -> None:
-        self.killed = self.killed or bool(self.lives)
-        self.lives.clear()
+        self.killed = self.killed or bool(self.processes)
+        self.processes.clear()
 
 
 def failing(error: BaseException) -> Act:
@@ -108,32 +109,32 @@ def test_a_listener_that_has_ended_takes_no_other_ones_replacement_for_its_end(
     supervise: Callable[..., Supervisor],
 ) -> None:
     """A replacement that is being proved has no clients and is given up; what serves beside it is drained."""
-    ended = Told(failing(ListenerError("json", "ended")), lives=(Life(end="ended"),))
-    renewed = Told(nothing, lives=(serving := Life(), proving := Life(State.PROVING)))
-    seen: list[list[Life]] = []
-    renewed.acts = [nothing, lambda: seen.append(list(renewed.lives))]
+    ended = Told(failing(ListenerError("json", "ended")), processes=(Process(end="ended"),))
+    renewed = Told(nothing, processes=(serving := Process(), proving := Process(State.PROVING)))
+    seen: list[list[Process]] = []
+    renewed.acts = [nothing, lambda: seen.append(list(renewed.processes))]
     assert supervise(renewed, ended).run() == FAILED
     assert not renewed.killed
     assert seen == [[serving]]
-    assert proving not in renewed.lives
+    assert proving not in renewed.processes
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError(12, "Cannot allocate memory")], ids=["memory", "system"])
 def test_what_fails_in_the_loop_drains_all(supervise: Callable[..., Supervisor], error: Exception) -> None:
-    one, other = Told(failing(error), lives=(Life(),)), Told(lives=(Life(),))
+    one, other = Told(failing(error), processes=(Process(),)), Told(processes=(Process(),))
     assert supervise(one, other).run() == FAILED
     assert (one.stopped, other.stopped) == (True, True)
     assert (one.killed, other.killed) == (False, False)
 
 
 def test_what_fails_again_at_the_stop_kills_all(supervise: Callable[..., Supervisor]) -> None:
-    one, other = Told(*[failing(MemoryError())] * 2, lives=(Life(),)), Told(lives=(Life(),))
+    one, other = Told(*[failing(MemoryError())] * 2, processes=(Process(),)), Told(processes=(Process(),))
     assert supervise(one, other).run() == FAILED
     assert (one.killed, other.killed) == (True, True)
 
 
 def test_a_port_that_is_taken_since_drains_the_listeners_before_it(supervise: Callable[..., Supervisor]) -> None:
-    first = Told(lives=(Life(),))
+    first = Told(processes=(Process(),))
     second = Told(failing(ConfigurationError("TEST_PORT=1 cannot be bound")))
     with pytest.raises(ConfigurationError, match="TEST_PORT=1 cannot be bound"):
         supervise(first, waiting=(second,)).run()

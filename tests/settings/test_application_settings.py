@@ -53,6 +53,12 @@ def test_the_environment_overrides_and_is_safe(tmp_path: Path) -> None:
         assert (each.target, each.runs, each.preload, each.factory) == ("a:b", "loop", False, True)
 
 
+def test_the_bundled_application_runs_alike_whoever_names_it(tmp_path: Path) -> None:
+    for text, variables in ((with_table(f'import = "{BUNDLED}"'), {}), (SERVER_TOML, {"APPLICATION": BUNDLED})):
+        for each in read(tmp_path, text, **variables):
+            assert (each.target, each.runs, each.preload, each.factory) == (BUNDLED, "inline", True, False)
+
+
 def test_a_listeners_own_application_is_its_own(tmp_path: Path) -> None:
     own = '\nport_variable = "PORT"\napplication = { import = "other:app" }\n'
     tls, plain = read(tmp_path, SERVER_TOML.replace('\nport_variable = "PORT"\n', own), APPLICATION="main:app")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from app.settings import tables
 from tests.support.configuration import SERVER_TOML, check, configured, rejected
 from tests.support.ports import free_port, free_ports
 from tests.support.service import Service
@@ -47,6 +48,15 @@ def test_no_enabled_listener_is_rejected(tmp_path: Path) -> None:
 def test_http2_in_cleartext_has_no_pair(tmp_path: Path) -> None:
     both = SERVER_TOML.replace('port_variable = "TLS_PORT"', 'port_variable = "TLS_PORT"\nprotocol = "h2c"')
     assert "listener json-tls: protocol" in rejected(configured(tmp_path, both))
+
+
+def test_a_server_toml_needs_its_listeners_alone(tmp_path: Path) -> None:
+    """What is left out has the value that the repository's server.toml shows."""
+    listener = '[[listener]]\nname = "a"\nport = 1\n'
+    least = tables.decode(tmp_path, listener.encode())
+    assert least.server == tables.decode(tmp_path, SERVER_TOML.encode()).server
+    result = check(configured(tmp_path, listener))
+    assert (result.returncode, result.stdout.splitlines()[1:]) == (0, ["dataset: 50 items"])
 
 
 def test_workers_are_counted_by_affinity() -> None:
@@ -137,7 +147,7 @@ def test_a_taken_port_is_noted_by_a_check(variable: str, option: int) -> None:
             "backlog = 0",
             ": server.backlog = 0: Expected `int` >= 1; give a whole number from 1 to 1048576",
         ),
-        ("backlog = 16384", "", "server: Object missing required field `backlog`; its settings are host, backlog, "),
+        ("port = 8080", "", "listener[2]: Object missing required field `port`; its settings are name, port, "),
         ("backlog = 16384", "backlog = 16384\nlog_format = 'xml'", "Invalid enum value 'xml'; give one of json, text"),
         ("backlog = 16384", "backlog = 16384\naccess_log = 'yes'", "Expected `bool`, got `str`; give true or false"),
         ('name = "json"', 'name = "json"\ntrusted_proxies = "all"', "; give a list of texts in quotes"),

@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from app.launcher.draining import Application, Message, Receive, Send
+from app.launcher.asgi import Application, Message, Receive, Send
 
 NOTES = Path(os.environ.get("NOTES", os.devnull))
 """Where an application notes what happens to it, a line each."""
