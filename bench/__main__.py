@@ -12,12 +12,12 @@ from pathlib import Path
 
 from msgspec import structs
 
-from bench import comparison, report, results, terminal
+from bench import ROOT, comparison, report, results, terminal
 from bench.measurements import STEPS
 from bench.measurements.base import Measurement, Step
 from bench.plan import KEY_TYPES, Pair, Plan
 from bench.progress import Progress, minutes
-from bench.subjects import ROOT, SUBJECTS, Subject
+from bench.subjects import SUBJECTS, Subject
 
 RESULTS = ROOT / "bench" / "results"
 TOOLS = {"wrk": "wrk", "h2load": "nghttp2-client", "taskset": "util-linux"}

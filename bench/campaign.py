@@ -1,7 +1,7 @@
 """The command: `python -m bench.campaign [--minutes MINUTES] [--seed NUMBER]` does to a loaded service what may happen.
 
 Its pair is renewed in every way, its processes get every signal, forks fail, outputs close (bench/faults.py). Every
-request and handshake is counted and verified (bench/verified_load.py). Nothing may be lost, but the connections of
+request and handshake is counted and verified (bench/verified_client.py). Nothing may be lost, but the connections of
 workers that are killed; processes, open files and memory have to be afterwards what they were. The figures go into
 docs/reliability.md.
 """
@@ -24,10 +24,12 @@ from typing import Any
 
 import trustme
 
-from bench import faults, proc, soak
+from bench import ROOT, faults, proc, reliability, soak
 from bench.faults import Service
 from bench.listeners import free_variables
-from bench.verified_load import ROOT, Load, Tally, wait_until
+from bench.proc import wait_until
+from bench.verified_client import Tally
+from bench.verified_load import Load
 
 FIGURES = ROOT / "docs" / "campaign-figures.json"
 BEGIN, END = "<!-- campaign: begin -->", "<!-- campaign: end -->"
@@ -171,15 +173,8 @@ def settle(service: Service, rest: float) -> tuple[float, list[int]]:
         for tls in (True, False):
             soak.hold(target, connections, seconds, 500, tls=tls)
     processes = [service.process.pid, *proc.descendants(service.process.pid)]
-    wait_until(lambda: _connections(service) == 0, "the end of all connections", 30)
+    wait_until(lambda: proc.open_connections(service.port, service.tls_port) == 0, "the end of all connections", 30)
     return target.memory()["anonymous"], sorted(map(proc.open_files, processes))
-
-
-def _connections(service: Service) -> int:
-    """Return how many connections the service has not closed (proc(5), /proc/net/tcp)."""
-    ports = tuple(f":{port:04X}" for port in (service.port, service.tls_port))
-    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return sum(1 for _, local, _, state, *_ in lines if local.endswith(ports) and state in {"01", "08"})
 
 
 def campaign(workers: int, seconds: float, output: str, rest: float = soak.REST) -> dict[str, Any]:
@@ -257,9 +252,9 @@ def main() -> int:
         results.append(campaign(workers, arguments.minutes * 60 / len(WORKERS), output))
         print(*results[-1]["failures"], sep="\n", flush=True)
     command = f"`python -m bench.campaign --minutes {arguments.minutes:g} --seed {number}`"
-    figures = soak.circumstances(command) | {"results": results}
+    figures = reliability.circumstances(command) | {"results": results}
     FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
-    soak.put(section(figures), BEGIN, END)
+    reliability.put(section(figures), BEGIN, END)
     return 1 if any(each["failures"] for each in results) else 0
 
 

@@ -20,8 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from bench import proc
 from bench.listeners import ENABLED
-from bench.proc import send
-from bench.verified_load import wait_until
+from bench.proc import send, wait_until
 
 GROUPS = (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup"))  # version 1 of control groups, and version 2
 RENEWED_WITHIN = 60.0  # seconds: a drain of the one before, and the renewal

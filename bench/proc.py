@@ -1,4 +1,4 @@
-"""Processes as the kernel shows them (proc(5)).
+"""Processes and connections as the kernel shows them (proc(5)), and waiting for what they do.
 
 psutil's `Process.children` leaves out children whose start it takes to be before their parent's, which happens when the
 machine's clock is set.
@@ -6,7 +6,8 @@ machine's clock is set.
 
 import os
 import signal
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -67,3 +68,19 @@ def cpu_time(pids: Sequence[int]) -> float:
                 with suppress(FileNotFoundError, ProcessLookupError):  # one of its threads has ended
                     nanoseconds += int((task / "schedstat").read_text().split()[0])
     return nanoseconds / 1e9
+
+
+def open_connections(*ports: int) -> int:
+    """Return how many connections of a server's ports it has not closed (/proc/net/tcp: ESTABLISHED or CLOSE_WAIT)."""
+    ends = tuple(f":{port:04X}" for port in ports)
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(line[1].endswith(ends) and line[3] in {"01", "08"} for line in lines)
+
+
+def wait_until(condition: Callable[[], bool], what: str, deadline: float) -> None:
+    """Return once the condition holds; raise TimeoutError after `deadline` seconds."""
+    end = time.monotonic() + deadline
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError(f"not within {deadline} s: {what}")
+        time.sleep(0.01)

@@ -14,11 +14,11 @@ from typing import NamedTuple
 import httpx
 import psutil
 
-from bench import oracle, proc
+from bench import ROOT, oracle, proc
 from bench.generators import MeasurementError
 from bench.plan import Pair, Plan
 from bench.ports import free_ports
-from bench.subjects import ARENA, ROOT, Place, Subject
+from bench.subjects import ARENA, Place, Subject
 
 START_DEADLINE = 15.0
 END_DEADLINE = 6.0

@@ -3,11 +3,10 @@
 import sys
 from pathlib import Path
 
-from bench import results
+from bench import ROOT, results
 from bench.charts import draw
 from bench.noise import SWING
 from bench.reading import choice, headlines, losses, readme_section, trust
-from bench.subjects import ROOT
 from bench.tables import aims, bullets, paragraph, table, text
 
 METHOD = """Each subject has one worker, confined to one CPU; the load generator has the others. Subjects are fresh processes, whose

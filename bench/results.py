@@ -10,9 +10,9 @@ from pathlib import Path
 
 import msgspec
 
+from bench import ROOT
 from bench.measurements import TYPES
 from bench.measurements.base import Measurement
-from bench.subjects import ROOT
 
 PACKAGES = (
     "granian",

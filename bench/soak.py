@@ -6,7 +6,6 @@ It writes its figures to docs/reliability-figures.json, and what docs/reliabilit
 import argparse
 import json
 import os
-import platform
 import re
 import resource
 import subprocess
@@ -22,12 +21,13 @@ from typing import Any
 import psutil
 import trustme
 
-from bench import proc
+from bench import ROOT, proc, reliability
 from bench.listeners import ENABLED, free_variables
-from bench.verified_load import ROOT, Load, Tally, wait_until
+from bench.proc import wait_until
+from bench.verified_client import Tally
+from bench.verified_load import Load
 
 FIGURES = ROOT / "docs" / "reliability-figures.json"
-DOCUMENT = ROOT / "docs" / "reliability.md"
 BEGIN, END = "<!-- soak: begin -->", "<!-- soak: end -->"
 RETURNED = 1.1  # memory afterwards over memory before
 REST = 24.0  # seconds, a half for each listener
@@ -196,25 +196,7 @@ def section(figures: Figures) -> str:
 def write(figures: Figures) -> None:
     """Write the figures, and put them into the document."""
     FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
-    put(section(figures), BEGIN, END)
-
-
-def circumstances(command: str) -> Figures:
-    """Return when, how and on what a command is run."""
-    return {
-        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "command": command,
-        "cpus": len(os.sched_getaffinity(0)),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-    }
-
-
-def put(text: str, begin: str, end: str) -> None:
-    """Put a text into the document, in place of what is between its markers."""
-    before, _, rest = DOCUMENT.read_text().partition(begin)
-    _, _, after = rest.partition(end)
-    DOCUMENT.write_text(f"{before}{text}{after}")
+    reliability.put(section(figures), BEGIN, END)
 
 
 @contextmanager
@@ -289,7 +271,7 @@ def main() -> int:
         results.append(figures)
         print(table([figures]).splitlines()[-1], *figures["failures"], sep="\n", flush=True)
     write(
-        circumstances(f"`python -m bench.soak --scale {arguments.scale:g} --minutes {arguments.minutes:g}`")
+        reliability.circumstances(f"`python -m bench.soak --scale {arguments.scale:g} --minutes {arguments.minutes:g}`")
         | {"results": results}
     )
     return 1 if any(figures["failures"] for figures in results) else 0

@@ -8,12 +8,10 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import oracle
+from bench import ROOT, oracle
 from bench.listeners import BY_NAME, free_variables
 from bench.ports import free_ports
 from bench.variants import CANDIDATES
-
-ROOT = Path(__file__).parent.parent
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from bench import campaign, faults, proc, soak
+from bench import campaign, faults, proc, reliability
 from bench.campaign import Record
 from bench.faults import Service
-from bench.verified_load import wait_until
+from bench.proc import wait_until
 
 pytestmark = pytest.mark.xdist_group("load")  # one at a time: each loads the machine
 
@@ -47,4 +47,4 @@ def test_a_campaign_reports_what_is_lost(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_the_document_has_the_figures_of_the_last_campaign() -> None:
-    assert campaign.section(json.loads(campaign.FIGURES.read_text())) in soak.DOCUMENT.read_text()
+    assert campaign.section(json.loads(campaign.FIGURES.read_text())) in reliability.DOCUMENT.read_text()

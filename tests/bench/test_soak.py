@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import soak
+from bench import reliability, soak
 from bench.soak import Span
 from tests.support.service import Service, serving
 
@@ -44,4 +44,4 @@ def test_a_load_is_served_and_leaves_nothing(loaded: Service, authority_file: Pa
 
 
 def test_the_document_has_the_figures_of_the_last_run() -> None:
-    assert soak.section(json.loads(soak.FIGURES.read_text())) in soak.DOCUMENT.read_text()
+    assert soak.section(json.loads(soak.FIGURES.read_text())) in reliability.DOCUMENT.read_text()

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from bench import oracle
-from bench.verified_load import MIX, Load
+from bench.verified_client import MIX
+from bench.verified_load import Load
 from tests.support.ports import free_port
 from tests.support.processes import wait_until
 from tests.support.service import Launch

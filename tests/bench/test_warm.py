@@ -16,9 +16,8 @@ from bench import noise, turns
 from bench.generators import MeasurementError
 from bench.noise import Used, Watch, parse_stat
 from bench.plan import Plan
-from bench.proc import cpu_time
+from bench.proc import cpu_time, wait_until
 from bench.processes import Running, Sample
-from bench.verified_load import wait_until
 from bench.warm import Load, Responses, cpu_a_response, parse, read_log, warm_up
 
 OUTPUT = (

@@ -4,7 +4,8 @@ import signal
 
 import pytest
 
-from bench.verified_load import Load, Tally
+from bench.verified_client import Tally
+from bench.verified_load import Load
 from tests.support.load import Loads
 from tests.support.processes import wait_until
 from tests.support.service import STOP_DEADLINE, Launch, Service

@@ -1,4 +1,4 @@
-"""Loads of a running service, by client processes that verify every body (bench/verified_load.py)."""
+"""Loads of a running service, by client processes that verify every body (bench/verified_client.py)."""
 
 from collections.abc import Callable
 

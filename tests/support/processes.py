@@ -11,11 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from bench.proc import children, is_running, open_files, send, server_processes
+from bench import ROOT
+from bench.proc import children, is_running, open_connections, open_files, send, server_processes
 
-__all__ = ["children", "is_running", "open_files", "send", "server_processes"]  # of bench.proc, for tests
-
-ROOT = Path(__file__).parents[2]
+__all__ = [
+    "ROOT",
+    "children",
+    "is_running",
+    "open_connections",
+    "open_files",
+    "send",
+    "server_processes",
+]  # of bench, for tests
 
 
 def clean_environment() -> dict[str, str]:
@@ -72,9 +79,3 @@ def have_been_read(*connections: socket.socket) -> bool:
     read = {(local[-4:], remote[-4:]) for _, local, remote, _, queues, *_ in lines if queues.endswith(":00000000")}
     ends = [(each.getpeername()[1], each.getsockname()[1]) for each in connections]
     return all((f"{theirs:04X}", f"{ours:04X}") in read for theirs, ours in ends)
-
-
-def open_connections(port: int) -> int:
-    """Return how many connections of a server's port it has not closed (/proc/net/tcp: ESTABLISHED or CLOSE_WAIT)."""
-    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return sum(line[1].endswith(f":{port:04X}") and line[3] in {"01", "08"} for line in lines)

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.campaign import lost
-from bench.verified_load import Load, Tally
+from bench.verified_client import Tally
+from bench.verified_load import Load
 from tests.support.container import docker
 from tests.support.processes import ROOT, wait_until
 

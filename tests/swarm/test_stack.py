@@ -10,7 +10,7 @@ import trustme
 from bench import oracle
 from bench.campaign import lost
 from bench.proc import descendants
-from bench.verified_load import Tally
+from bench.verified_client import Tally
 from tests.support.certificates import issue, leaf_of
 from tests.support.container import docker
 from tests.support.processes import freeze, wait_until
