@@ -5,12 +5,10 @@ import mmap
 import signal
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import Any
 
 from app.launcher.asgi import Application, Message, Receive, Send
-from app.launcher.child import STARTUP_FAILED, end_process
-from app.launcher.log import error, keep_loggers, warn
-from app.settings.errors import shown
+from app.launcher.lifespan import Lifespan
 
 # Real-time signals: SIGUSR1 and SIGUSR2 are what an application would take (faulthandler.register).
 CLOSE_NOTICE = signal.SIGRTMIN + 5
@@ -48,7 +46,8 @@ class Draining:
     async def close_web_sockets(self) -> None:
         """Close what is open, and what is accepted later, with 1012: a client may connect again at once."""
         self.restarting = True
-        closing = [asyncio.ensure_future(each.close()) for each in self.web_sockets if each.accepted]
+        # A copy: inline, another thread may add one meanwhile.
+        closing = [asyncio.ensure_future(each.close()) for each in list(self.web_sockets) if each.accepted]
         if closing:
             await asyncio.wait(closing, timeout=CLOSE_FRAMES)  # a client that reads nothing is left to the deadline
 
@@ -59,7 +58,9 @@ class Draining:
             if self.notice[0] and scope["http_version"] != "2":
                 return self.application(scope, receive, _with_close(send))
             return self.application(scope, receive, send)
-        return self._web_socket(scope, receive, send) if kind == "websocket" else self._lifespan(scope, receive, send)
+        if kind == "websocket":
+            return self._web_socket(scope, receive, send)
+        return Lifespan(self.name, receive, send, self.requests_done, self.on_started).run(self.application, scope)
 
     async def _web_socket(self, scope: Message, receive: Receive, send: Send) -> None:
         one = _WebSocket(self, receive, send)
@@ -68,55 +69,6 @@ class Draining:
             await self.application(scope, one.receive, one.send)
         finally:
             self.web_sockets.discard(one)
-
-    async def _lifespan(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Run the application's lifespan; without one, respond in its place (ASGI, lifespan protocol).
-
-        Its shutdown begins when all requests are done, those included that work on after their response.
-        """
-        received, sent = set(), set()
-
-        async def receive_in_time() -> Message:
-            message = await receive()
-            received.add(message["type"])
-            if message["type"] == "lifespan.shutdown":
-                await self.requests_done()
-            return message
-
-        async def send_or_end(message: Message) -> None:
-            sent.add(message["type"])
-            self._take_note(message)
-            await send(message)
-
-        try:
-            await self.application(scope, receive_in_time, send_or_end)
-        except Exception as raised:
-            if sent:
-                raise
-            if received:
-                what = shown(repr(raised))
-                warn(f"listener {self.name}: the application's startup raised {what}; it is served without a lifespan")
-        if not sent:  # it has no lifespan
-            if not received:
-                await receive()
-            self.on_started()
-            await send({"type": "lifespan.startup.complete"})
-            await receive()
-            await self.requests_done()
-            await send({"type": "lifespan.shutdown.complete"})
-
-    def _take_note(self, message: Message) -> None:
-        if message["type"] == "lifespan.startup.failed":
-            self._end(message.get("message", ""))
-        if message["type"] == "lifespan.startup.complete":
-            self.on_started()
-        keep_loggers()
-
-    def _end(self, reason: str) -> NoReturn:
-        """End this worker, whose application reports that its startup has failed; a traceback comes before the line."""
-        *before, last = reason.rstrip().splitlines() or ["it gives no reason"]
-        error(f"listener {self.name}: the application's startup failed: {last}", details="\n".join(before))
-        end_process(STARTUP_FAILED)  # SystemExit in a task would be a traceback
 
 
 class _WebSocket:

@@ -23,6 +23,7 @@ by tests/launcher/test_granian_contract.py alone, which tries each:
 """
 
 import asyncio
+import math
 import mmap
 import socket
 import struct
@@ -85,6 +86,14 @@ def schedule_by(how: Callable[[asyncio.AbstractEventLoop, Context, scheduling.Ca
     mp._new_cbscheduler = lambda loop, call, **_: Scheduler(loop, call, None, None, None)  # type: ignore[attr-defined]  # noqa: SLF001
 
 
+class NeverRespawned(dict[int, float]):
+    """When workers were replaced: never. Granian takes a death within 5.5 s of it for a crash loop, or of the boot (0)."""
+
+    def get(self, *_: object) -> Any:  # noqa: ANN401 - as `dict` has it
+        """Return a time that is long past (time.monotonic())."""
+        return -math.inf
+
+
 class Server(Exporting):
     """Granian on sockets that were bound before it: connections wait in them while a worker is replaced."""
 
@@ -101,6 +110,7 @@ class Server(Exporting):
         self.started = mmap.mmap(
             -1, SIZE.size * self.workers
         )  # of each worker its size after its startup, written by it
+        self.respawned_wrks = NeverRespawned()
         self.main_loop_interrupt = Interrupt(lambda: setattr(self, "rss_signal", True))  # `drain` sets it
         for name in STATE.split():
             if not hasattr(self, name):
@@ -195,7 +205,6 @@ class Server(Exporting):
                 event(f"{self.wrks[idx].name} has replaced pid {former.inner.pid}")
                 if not former.is_alive():  # else a worker that is forked later closes what it has of it
                     self.former = None
-        self.respawned_wrks.clear()  # what Granian would take for crash loops
 
     def _is_hopeless(self, workers: Sequence[int]) -> bool:
         for idx in workers:

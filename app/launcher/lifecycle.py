@@ -24,10 +24,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
+from app.launcher.dying import Dying
 from app.launcher.log import ListenerLog
 from app.launcher.renewal import Renewal
 from app.launcher.server_process import Endpoint, ListenerError, ServerProcess, State, Work
-from app.settings.tables import Server
 
 HANDSHAKES = 10.5  # seconds until the last handshake that a predecessor has begun is over: Granian gives it 10
 NOTICE, NOTICE_AT_STOP = 1.0, 0.4  # seconds in which clients learn from a response that their connection ends
@@ -47,13 +47,9 @@ class Lifecycle:
         self.replacement: ServerProcess | None = None
         self.predecessor: ServerProcess | None = None
         self.reports = ListenerLog(endpoint.listener.name)
+        self.dying = Dying(self.group, self.reports)
         self.renewal = Renewal(work.why_rejected, self.reports)
         self.stop_end: float | None = None
-
-    @property
-    def settings(self) -> Server:
-        """The numbers of what is served."""
-        return self.endpoint.server
 
     @property
     def processes(self) -> list[ServerProcess]:
@@ -81,15 +77,15 @@ class Lifecycle:
         self._prove(process)
 
     def _prove(self, process: ServerProcess) -> None:
-        clients_to = process if self.current is None else self.current
         try:
-            process.prove(clients_to.endpoint.sockets, process.endpoint.server.start_deadline)
+            process.prove((self.current or process).endpoint.sockets, process.endpoint.server.start_deadline)
         except OSError as error:
             self._fail(process, f"listener {self.endpoint.listener.name} cannot be asked for a response ({error})")
 
     def next_event(self) -> float | None:
         """Return when `advance` has something to do, if no signal comes before (time.monotonic); None for never."""
         times = [each.deadline for each in self.processes]
+        times.append(self.dying.next_event())
         if self.stop_end is None:
             times.append(self.renewal.next_event())
         return min((each for each in times if each is not None), default=None)
@@ -99,6 +95,7 @@ class Lifecycle:
 
         Raises ListenerError if the listener has no server process left.
         """
+        self._close_sockets()
         for process in self.processes:
             if (end := process.ended()) is not None:
                 self._after_end(process, end)
@@ -175,11 +172,14 @@ class Lifecycle:
         """Give up what is held of a process that has ended, or has to."""
         process.kill()
         process.enter(State.ENDED)
-        self.group.remove(process.endpoint.sockets)
-        self.current, self.replacement, self.predecessor = (
-            None if each is process else each for each in (self.current, self.replacement, self.predecessor)
-        )
-        self.renewal.has_room(time.monotonic())
+        self.dying.add(process)
+        slots = (self.current, self.replacement, self.predecessor)
+        self.current, self.replacement, self.predecessor = (None if each is process else each for each in slots)
+        self._close_sockets()
+
+    def _close_sockets(self) -> None:
+        if self.dying.close_sockets():
+            self.renewal.has_room(time.monotonic())
 
     def _after_deadline(self, process: ServerProcess, now: float) -> None:
         if process.state is State.PROVING:
@@ -187,17 +187,17 @@ class Lifecycle:
         elif process.state is State.SETTLING:
             process.send_close_notice()
             process.enter(State.CLOSING, now + NOTICE)
-            process.accepts_until = now + self.settings.drain_deadline
+            process.accepts_until = now + self.endpoint.server.drain_deadline
         elif process.state is State.CLOSING and self.stop_end is None and process.has_to_accept(now):
             process.deadline = now + NOTICE
         elif process.state is State.CLOSING:
             process.drain()
             if self.stop_end is not None:
                 self.group.close()  # so that new connections are refused from now on
-            process.enter(State.DRAINING, self.stop_end or now + self.settings.drain_deadline)
+            process.enter(State.DRAINING, self.stop_end or now + self.endpoint.server.drain_deadline)
         elif process.state is State.DRAINING:
             setting = "drain_deadline" if self.stop_end is None else "stop_deadline"
-            late = f"it had not ended after {setting}={getattr(self.settings, setting)} s"
+            late = f"it had not ended after {setting}={getattr(self.endpoint.server, setting)} s"
             self.reports.warn(f"server process {process.pid} is killed with its workers: {late}")
             self.release(process)
 
@@ -205,11 +205,11 @@ class Lifecycle:
         """Start a replacement if something else is to be served; whatever fails in that changes nothing."""
         wanted: Endpoint | None = None
         try:
-            busy = self.predecessor is not None or self.replacement is not None
+            busy = self.predecessor is not None or self.replacement is not None or bool(self.dying.processes)
             wanted = self.renewal.wanted(now, self.endpoint, busy=busy)
             if wanted is not None:
                 self._replace(wanted)
-        except Exception as error:  # noqa: BLE001 - the service goes on with what it has, whatever it is; reported
+        except BaseException as error:  # noqa: BLE001 - the service goes on with what it has, whatever it is; reported
             if self.replacement is not None:
                 self.release(self.replacement)
             if wanted is not None:
@@ -232,7 +232,7 @@ class Lifecycle:
         """Stop: clients get a close notice, then everything is drained, within `stop_deadline` in all."""
         if self.stop_end is not None:
             return
-        self.stop_end = now + self.settings.stop_deadline
+        self.stop_end = now + self.endpoint.server.stop_deadline
         for process in self.processes:
             if process.state is State.PROVING:
                 self.release(process)

@@ -101,6 +101,7 @@ class PairWatch:
             return None
         self._changing_since = None
         if content == self._failed and now < self._not_before:
+            self.next_look = min(self.next_look or self._not_before, self._not_before)
             return None
         return self._check(content)
 

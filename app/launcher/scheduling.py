@@ -30,8 +30,8 @@ Call = Callable[[Any], Coro]
 Schedule = Callable[[Any], None]
 """Run a request: it gets Granian's watcher of it, from which `Call` makes the coroutine."""
 
-_waiting: set["Waiting"] = set()
-"""What `requests_done` waits for beside the loop's tasks."""
+_inline: set[object] = set()
+"""What `requests_done` waits for beside the loop's tasks: an object for each step that is being taken, or waited for."""
 
 
 class WaitsInlineError(RuntimeError):
@@ -98,10 +98,11 @@ class Waiting:
             while refusals < REFUSALS:
                 of_granian = type(awaited).__module__ == "granian._granian"
                 if awaited is None or (of_granian and self.watcher.scope["type"] != "http"):
+                    _inline.add(self)  # until it is a task
                     self.loop.call_soon_threadsafe(self._move, awaited)
                     return
                 if of_granian:
-                    _waiting.add(self)  # it cannot be there already: this thread will have it
+                    _inline.add(self)  # it cannot be there already: this thread will have it
                     awaited.add_done_callback(self)
                     return
                 awaited = self.context.run(self.coroutine.throw, WaitsInlineError(f"it waits for {awaited!r}"))
@@ -112,16 +113,21 @@ class Waiting:
 
     def __call__(self, _: object) -> None:
         """Go on: what it waits for is there."""
-        _waiting.discard(self)
+        step = object()
+        _inline.add(step)
+        _inline.discard(self)
         try:
             awaited = self.context.run(self.coroutine.send, None)
+            self.wait_for(awaited)
         except StopIteration:
             return
-        self.wait_for(awaited)
+        finally:
+            _inline.discard(step)
 
     def _move(self, awaited: object) -> None:
         rest = _from_there(self.coroutine, awaited)
         self.watcher.taskref(self.loop.create_task(rest, name=REQUEST, context=self.context))
+        _inline.discard(self)
 
 
 def inline(loop: asyncio.AbstractEventLoop, context: Context, call: Call) -> Schedule:
@@ -135,11 +141,14 @@ def inline(loop: asyncio.AbstractEventLoop, context: Context, call: Call) -> Sch
     def schedule(watcher: Any) -> None:  # noqa: ANN401
         coroutine = call(watcher)
         own = context.copy()
+        _inline.add(coroutine)  # it may work on after its response
         try:
             awaited = own.run(coroutine.send, None)
+            Waiting(loop, coroutine, watcher, own).wait_for(awaited)
         except StopIteration:  # it has ended
             return
-        Waiting(loop, coroutine, watcher, own).wait_for(awaited)
+        finally:
+            _inline.discard(coroutine)
 
     return schedule
 
@@ -164,8 +173,8 @@ def _remaining_steps(coroutine: Coro, awaited: object) -> Generator[object, None
 
 
 async def requests_done() -> None:
-    """Return when no request is left: neither a task of one in this loop, nor one that waits inline."""
-    while (tasks := [each for each in asyncio.all_tasks() if each.get_name() == REQUEST]) or _waiting:
+    """Return when no request is left: neither a task of one in this loop, nor one that runs or waits inline."""
+    while (tasks := [each for each in asyncio.all_tasks() if each.get_name() == REQUEST]) or _inline:
         await asyncio.wait(tasks) if tasks else await asyncio.sleep(LOOK)
 
 

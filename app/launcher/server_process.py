@@ -23,7 +23,6 @@ from app.settings.certificate import Pair
 from app.settings.config import Listener
 from app.settings.tables import Server
 
-DYING = 0.3  # seconds at most until workers that were killed have closed their sockets
 RETRY = 0.05  # seconds until a worker whose connection broke is asked again
 ERROR_SIZE = 512  # bytes of the last error that are kept
 
@@ -179,20 +178,6 @@ class ServerProcess:
         if self._server is not None:
             self._signal_all(signal.SIGKILL)
             self._server.kill()  # if it is so young that it does not lead its group yet
-            self._wait_for_workers(self._server.pid)
-
-    @staticmethod
-    def _wait_for_workers(group: int) -> None:
-        """Wait until the workers have died, too: their sockets are members until then. As PID 1, reap them."""
-        end = time.monotonic() + DYING
-        while time.monotonic() < end:
-            with suppress(ChildProcessError):  # they are not ours, but init's
-                os.waitpid(-group, os.WNOHANG)
-            try:
-                os.killpg(group, 0)
-            except (ProcessLookupError, PermissionError):  # none is left, or another user's alone (sudo): no worker
-                return
-            time.sleep(0.002)
 
     def _signal_all(self, number: signal.Signals) -> None:
         if self._server is not None and self._server.exitcode is None:  # else its number may be another's by now

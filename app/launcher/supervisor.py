@@ -9,13 +9,14 @@ from app.launcher.child import FAILED, MISCONFIGURED, STOPPED, reap_others
 from app.launcher.console import curl, describe, say
 from app.launcher.lifecycle import Lifecycle
 from app.launcher.listing import Listing
-from app.launcher.log import error, event, set_up, warn
+from app.launcher.log import error, event, exception, set_up, warn
 from app.launcher.notify import READY, STOPPING, notify
 from app.launcher.reloading import Reload, Reloaded, Reloading
 from app.launcher.server_process import Endpoint, ListenerError, State, Work
 from app.settings.config import Configuration, Listener, PairFiles
 from app.settings.errors import ConfigurationError
 
+SAME_STOP = 0.2  # seconds in which another signal is of the same stop
 Example = Callable[[Listener], str]
 
 
@@ -58,12 +59,14 @@ class Supervisor:
             except ConfigurationError as invalid:
                 self.invalid = invalid
                 self._fail("a setting is invalid")
-            except (OSError, MemoryError) as lacking:  # the machine has none left of something
-                reason = f"the launcher cannot go on ({lacking!r})"
+            except BaseException as failed:  # noqa: BLE001 - clients are drained, whatever it is; reported, and exit 1
+                reason = f"the launcher cannot go on ({failed!r})"
                 if self.stopping:
                     self._kill(reason)
-                else:
+                elif isinstance(failed, OSError | MemoryError):  # the machine has none left of something
                     error(f"{reason}; stopping all listeners")
+                else:
+                    exception(f"{reason}; stopping all listeners", failed)
                 self._fail(reason)
         seconds = time.monotonic() - self.stop_began
         status = MISCONFIGURED if self.invalid else self.status
@@ -76,12 +79,11 @@ class Supervisor:
         return any(each.processes for each in self.listeners)
 
     def _advance(self) -> None:
-        now = time.monotonic()
         if self.started:
             self.reloading.advance([each.endpoint for each in self.listeners])
         for each in self.listeners:  # after a reload: what it has found is served from here on
-            each.advance(now)
-        self.listing.write((each.settings.host, each.endpoint.listener) for each in self.listeners)
+            each.advance(time.monotonic())  # an import, or the listener before, may have taken a while
+        self.listing.write((each.endpoint.server.host, each.endpoint.listener) for each in self.listeners)
         # Listeners start in this order: when the last one responds, all do.
         started = [each for each in self.listeners if each not in self.waiting]
         if self.stopping or not all(each.is_serving for each in started):
@@ -90,7 +92,7 @@ class Supervisor:
             self.waiting.pop(0).start()
         elif not self.started:
             self.started = True
-            event(f"started after {now - self.began:.2f} s: all listeners respond")
+            event(f"started after {time.monotonic() - self.began:.2f} s: all listeners respond")
             notify(READY)
 
     def _seconds(self) -> float | None:
@@ -103,7 +105,8 @@ class Supervisor:
 
     def _take(self, received: signal.Signals | None) -> None:
         if received is not None and received in signals.STOP:
-            if self.stopping:
+            # A terminal that closes sends SIGHUP twice, `make` passes SIGTERM on: that is one stop.
+            if self.stopping and received != signal.SIGHUP and time.monotonic() > self.stop_began + SAME_STOP:
                 self._kill("a second signal asked to stop")
             self._stop(f"{received.name} was received")
         elif received == signal.SIGHUP and not self.stopping:

@@ -1,6 +1,7 @@
 """The close notice: what a client reads on a response while a server process is drained."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -34,6 +35,26 @@ def sent(notice: Draining, scope: Message) -> list[Message]:
 
     asyncio.run(call())
     return messages
+
+
+class Unclosed:
+    """A WebSocket that another thread adds one beside while it is looked at."""
+
+    def __init__(self, all_of_them: set[Any]) -> None:
+        self.all = all_of_them
+
+    @property
+    def accepted(self) -> bool:
+        self.all.add(object())
+        return False
+
+
+def test_a_web_socket_that_comes_in_another_thread_does_not_hinder_the_close_of_others() -> None:
+    draining = responding()
+    untyped: Any = draining.web_sockets
+    untyped.add(Unclosed(untyped))
+    asyncio.run(draining.close_web_sockets())
+    assert draining.restarting
 
 
 HTTP1 = {"type": "http", "http_version": "1.1"}

@@ -398,3 +398,10 @@ def test_a_worker_that_dies_while_it_is_replaced_does_not_cost_its_replacement(
     made.wrks.append(dead)
     made._respawn_workers([0])  # Granian has forgotten the other
     assert replaced == [1]
+
+
+def test_a_death_soon_after_the_machines_boot_is_no_crash_loop(made: Server) -> None:
+    """Granian takes one within 5.5 s of the last replacement for a crash loop, which counts as at 0 if there was none."""
+    assert all(0.0 - made.respawned_wrks.get(idx, 0) > 5.5 for idx in range(2))
+    made.respawned_wrks[0] = 0.0
+    assert 0.0 - made.respawned_wrks.get(0, 0) > 5.5

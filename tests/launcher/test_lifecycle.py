@@ -5,6 +5,8 @@ import errno
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -13,7 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from app.launcher import granian_server, lifecycle
+from app.launcher import dying, granian_server, lifecycle
 from app.launcher.lifecycle import HANDSHAKES, NOTICE, Lifecycle
 from app.launcher.pair_watch import PairWatch
 from app.launcher.renewal import PAUSE, Renewal
@@ -134,7 +136,7 @@ def test_a_predecessor_is_not_drained_while_clients_wait_in_its_sockets(
         made.advance(now)
         now += HANDSHAKES
         made.advance(now)
-        for _ in range(2 if accepts else made.settings.drain_deadline - 1):
+        for _ in range(2 if accepts else made.endpoint.server.drain_deadline - 1):
             made.advance(now := now + NOTICE)
             assert first.deadline == now + NOTICE
         if accepts:
@@ -283,6 +285,46 @@ def test_a_stop_shortens_a_close_notice_that_is_being_sent(made: Lifecycle) -> N
     assert current(made).deadline == now + lifecycle.NOTICE_AT_STOP
 
 
+def test_nothing_is_renewed_while_a_killed_process_holds_its_sockets(
+    made: Lifecycle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel would count the sockets of the next one otherwise than the launcher does."""
+    serve(made)
+    replace(made, monkeypatch).response = True
+    made.advance(now := time.monotonic())
+    predecessor, second = made.predecessor, current(made)
+    assert isinstance(predecessor, Told)
+    left: list[int] = [1]
+    monkeypatch.setattr(dying, "has_died", lambda _: not left)
+    predecessor.end = "it ended"
+    newer = dataclasses.replace(made.endpoint, server=msgspec.structs.replace(made.endpoint.server, backlog=9))
+    made.renewal.reload(newer)
+    made.advance(now)
+    assert made.group.members == [*predecessor.endpoint.sockets, *second.endpoint.sockets]
+    assert (made.predecessor, made.replacement) == (None, None)
+    assert made.next_event() is not None
+    left.clear()
+    made.advance(time.monotonic())
+    made.advance(time.monotonic() + PAUSE)
+    assert made.replacement is not None
+    assert made.group.members == [*second.endpoint.sockets, *made.replacement.endpoint.sockets]
+
+
+def test_a_process_that_nobody_reaps_has_died() -> None:
+    """As in a container whose first process waits for no child."""
+    command = "import os, time\nif (pid := os.fork()): print(pid, flush=True)\nelse: os.setsid()\ntime.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", command], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        wait_until(lambda: os.getsid(pid) == pid, "a group of its own")
+        assert not dying.has_died(pid)
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not is_running(pid), "its end")
+        assert dying.group_exists(pid)
+        assert dying.has_died(pid)
+        parent.kill()
+
+
 def test_a_process_of_another_user_in_a_group_is_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker may have executed sudo(8); kill(2) is then not permitted once all others have ended."""
 
@@ -290,4 +332,4 @@ def test_a_process_of_another_user_in_a_group_is_no_worker(monkeypatch: pytest.M
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "killpg", refuse_to_signal)
-    ServerProcess._wait_for_workers(2**22)  # noqa: SLF001
+    assert not dying.group_exists(2**22)

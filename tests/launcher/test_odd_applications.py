@@ -90,6 +90,15 @@ async def app(scope, receive, send):
         raise RuntimeError("db down")
     await respond(send, b"ok")
 """
+WORKING_ON = f"""
+import asyncio, time
+{APP}
+async def app(scope, receive, send):
+    await respond(send, b"ok")  # to its lifespan, too
+    if scope["path"] == "/work":
+        WORK
+        note("done")
+"""
 
 
 @pytest.fixture
@@ -254,6 +263,16 @@ def test_a_startup_that_raises_is_reported_and_served(start: Callable[..., Servi
         f"listener json-tls: {said}",
         f"listener json: {said}",
     ]
+
+
+@pytest.mark.parametrize(("runs", "work"), [("loop", "await asyncio.sleep(1)"), ("inline", "time.sleep(1)")])
+def test_work_after_a_response_is_waited_for_whatever_the_application_does_with_its_lifespan(
+    start: Callable[..., Service], tmp_path: Path, runs: str, work: str
+) -> None:
+    service = start(WORKING_ON.replace("WORK", work), WORKERS="1", APPLICATION_RUNS=runs).ready()
+    assert httpx.get(f"{service.url}/work", trust_env=False).text == "ok"
+    service.stop()
+    assert (tmp_path / "notes").read_text() == "done\n"
 
 
 @pytest.mark.parametrize("preload", ["true", "false"])

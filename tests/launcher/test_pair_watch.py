@@ -115,6 +115,25 @@ def test_an_interval_of_0_tries_a_pair_again_whose_server_process_failed(authori
     assert watched.look(3)
 
 
+def test_an_interval_of_0_tries_a_pair_again_though_it_was_asked_for_while_it_was_tried(
+    authority: trustme.CA, tmp_path: Path
+) -> None:
+    watched = Watched(authority, tmp_path / "certs", interval=0)
+    issue(authority, watched.folder)
+    watched.watch.ask(1.0)
+    watched.look(1.0)
+    assert watched.look(1.0 + STEADY)
+    pair = certificate.load(watched.files)
+    for now in (3.0, 10.0, 20.0):
+        watched.watch.ask(now)  # SIGHUP, or room after the end of the one that failed
+        watched.watch.failed(pair, now)
+        looks = 0
+        while not watched.look(watched.watch.next_look or 0.0):
+            looks += 1
+            assert watched.watch.next_look is not None
+            assert looks < 3
+
+
 def test_the_files_as_they_were_are_served_on(watched: Watched) -> None:
     before = [path.read_bytes() for path in (watched.certificate, watched.folder / "server.key")]
     served = leaf_of(watched.folder)

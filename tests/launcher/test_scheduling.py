@@ -12,7 +12,7 @@ import pytest
 import uvloop
 
 from app.launcher.asgi import Message
-from app.launcher.scheduling import REQUEST, WaitsInlineError, inline, on_loop, requests_done, watched
+from app.launcher.scheduling import LOOK, REQUEST, WaitsInlineError, inline, on_loop, requests_done, watched
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
 
@@ -90,6 +90,32 @@ def test_inline_a_bare_suspension_moves_it_to_the_loop_where_it_may_wait(loop: u
     assert watcher.task.get_name() == REQUEST
     loop.run_until_complete(watcher.task)
     assert done == [thread, threading.current_thread()]
+
+
+def test_inline_a_request_that_works_on_after_its_response_is_waited_for(loop: uvloop.Loop) -> None:
+    began, goes_on, done = threading.Event(), threading.Event(), []
+
+    async def step() -> None:
+        began.set()
+        goes_on.wait(30)
+        done.append("this step")
+        await asyncio.sleep(0)
+        done.append("what has moved to the loop")
+
+    async def stop() -> None:
+        waiting = asyncio.create_task(requests_done())
+        await asyncio.sleep(3 * LOOK)
+        assert not waiting.done()
+        goes_on.set()
+        await waiting
+
+    schedule = inline(loop, contextvars.copy_context(), of(step))
+    thread = threading.Thread(target=schedule, args=(Watcher(),))
+    thread.start()
+    began.wait(30)
+    loop.run_until_complete(stop())
+    thread.join()
+    assert done == ["this step", "what has moved to the loop"]
 
 
 def test_inline_two_requests_do_not_share_context_variables(loop: uvloop.Loop) -> None:

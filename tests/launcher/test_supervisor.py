@@ -119,8 +119,16 @@ def test_a_listener_that_has_ended_takes_no_other_ones_replacement_for_its_end(
     assert proving not in renewed.processes
 
 
-@pytest.mark.parametrize("error", [MemoryError(), OSError(12, "Cannot allocate memory")], ids=["memory", "system"])
-def test_what_fails_in_the_loop_drains_all(supervise: Callable[..., Supervisor], error: Exception) -> None:
+class Panic(BaseException):
+    """What a panic of a library in Rust is to Python: no Exception (pyo3's PanicException)."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), OSError(12, "Cannot allocate memory"), KeyError("x"), Panic()],
+    ids=["memory", "system", "fault", "panic"],
+)
+def test_what_fails_in_the_loop_drains_all(supervise: Callable[..., Supervisor], error: BaseException) -> None:
     one, other = Told(failing(error), processes=(Process(),)), Told(processes=(Process(),))
     assert supervise(one, other).run() == FAILED
     assert (one.stopped, other.stopped) == (True, True)
@@ -131,6 +139,55 @@ def test_what_fails_again_at_the_stop_kills_all(supervise: Callable[..., Supervi
     one, other = Told(*[failing(MemoryError())] * 2, processes=(Process(),)), Told(processes=(Process(),))
     assert supervise(one, other).run() == FAILED
     assert (one.killed, other.killed) == (True, True)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The supervisor's clock, which the test moves."""
+    moved = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(supervisor, "time", SimpleNamespace(monotonic=lambda: moved.now))
+    return moved
+
+
+def test_each_listener_is_told_the_time_after_what_took_long(
+    supervise: Callable[..., Supervisor], clock: SimpleNamespace
+) -> None:
+    """Or the deadlines that it sets would be over at once."""
+    slow, other = Told(lambda: setattr(clock, "now", 1012.0), processes=(Process(),)), Told(processes=(Process(),))
+    seen: list[float] = []
+    other.advance = seen.append  # type: ignore[method-assign, assignment]
+    made = supervise(slow, other)
+    made._advance()  # noqa: SLF001 - one turn of the loop
+    assert seen == [1012.0]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "seconds", "killed"),
+    [
+        (signal.SIGTERM, signal.SIGTERM, 0.3, True),
+        (signal.SIGHUP, signal.SIGINT, 0.3, True),
+        (signal.SIGTERM, signal.SIGTERM, 0.1, False),
+        (signal.SIGHUP, signal.SIGHUP, 0.3, False),
+    ],
+)
+def test_a_second_signal_kills_unless_it_is_of_the_same_stop(
+    supervise: Callable[..., Supervisor],
+    clock: SimpleNamespace,
+    monkeypatch: pytest.MonkeyPatch,
+    first: signal.Signals,
+    second: signal.Signals,
+    seconds: float,
+    *,
+    killed: bool,
+) -> None:
+    """A terminal that closes sends SIGHUP twice: from its shell, and from the kernel."""
+    monkeypatch.setattr(signals, "STOP", signals.STOP | {signal.SIGHUP})
+    one = Told(nothing, nothing, nothing, processes=(Process(),))
+    made = supervise(one)
+    made._take(first)  # noqa: SLF001
+    clock.now += seconds
+    made._take(second)  # noqa: SLF001
+    assert (one.stopped, one.killed) == (True, killed)
 
 
 def test_a_port_that_is_taken_since_drains_the_listeners_before_it(supervise: Callable[..., Supervisor]) -> None:

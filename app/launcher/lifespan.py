@@ -1,0 +1,89 @@
+"""An application's lifespan (ASGI, lifespan protocol), and what responds in its place if it does not."""
+
+from collections.abc import Awaitable, Callable
+from typing import NoReturn
+
+from app.launcher.asgi import Application, Message, Receive, Send
+from app.launcher.child import STARTUP_FAILED, end_process
+from app.launcher.log import error, keep_loggers, warn
+from app.settings.errors import shown
+
+
+class Lifespan:
+    """The lifespan of a worker's application.
+
+    However it ends, the shutdown begins when all requests are done, those included that work on after their response.
+    """
+
+    def __init__(
+        self,
+        listener: str,
+        receive: Receive,
+        send: Send,
+        requests_done: Callable[[], Awaitable[None]],
+        on_started: Callable[[], None],
+    ) -> None:
+        """`on_started` is called when the startup is over, with or without the application's response."""
+        self.listener = listener
+        self.requests_done = requests_done
+        self.on_started = on_started
+        self._receive = receive
+        self._send = send
+        self._is_used = False  # whether the application has tried to receive or to send
+        self._received: set[str] = set()
+        self._sent: set[str] = set()
+
+    async def run(self, application: Application, scope: Message) -> None:
+        """Run it until the worker is to end."""
+        try:
+            await application(scope, self.receive, self.send)
+        except Exception as raised:  # noqa: BLE001 - the application's; reported, unless it has no lifespan at all
+            if self._is_used:
+                self._report(raised)
+        if "lifespan.startup.complete" not in self._sent:
+            if "lifespan.startup" not in self._received:
+                await self._receive()
+            await self._send({"type": "lifespan.startup.complete"})
+            self._started()
+        if "lifespan.shutdown" not in self._received:
+            await self._receive()
+            await self.requests_done()
+        if not self._sent & {"lifespan.shutdown.complete", "lifespan.shutdown.failed"}:
+            await self._send({"type": "lifespan.shutdown.complete"})
+
+    async def receive(self) -> Message:
+        """Return the next message to the application; the shutdown when all requests are done."""
+        self._is_used = True
+        message = await self._receive()
+        self._received.add(message["type"])
+        if message["type"] == "lifespan.shutdown":
+            await self.requests_done()
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Take a message of the application's. Raises what Granian does if it does not know it, or not now."""
+        self._is_used = True
+        if message["type"] == "lifespan.startup.failed":
+            self._end(message.get("message", ""))
+        await self._send(message)
+        self._sent.add(message["type"])
+        if message["type"] == "lifespan.startup.complete":
+            self._started()
+
+    def _started(self) -> None:
+        keep_loggers()
+        self.on_started()
+
+    def _report(self, raised: Exception) -> None:
+        what, follows = "startup", "it is served without a lifespan"
+        if "lifespan.shutdown" in self._received:
+            what, follows = "shutdown", "the worker ends all the same"
+        elif "lifespan.startup.complete" in self._sent:
+            what, follows = "lifespan", "it is served on, and its shutdown will not run"
+        warn(f"listener {self.listener}: the application's {what} raised {shown(repr(raised))}; {follows}")
+
+    def _end(self, reason: str) -> NoReturn:
+        """End this worker, whose application reports that its startup has failed; a traceback comes before the line."""
+        *before, last = reason.rstrip().splitlines() or ["it gives no reason"]
+        error(f"listener {self.listener}: the application's startup failed: {last}", details="\n".join(before))
+        end_process(STARTUP_FAILED)  # SystemExit in a task would be a traceback
