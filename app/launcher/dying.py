@@ -69,10 +69,20 @@ def group_exists(group: int) -> bool:
 
 
 def _runs_in(group: int) -> bool:
-    """Return whether a process group has a process that has not ended (proc(5), /proc/PID/stat)."""
+    """Return whether a process group has a thread that has not ended (proc(5), /proc/PID/stat).
+
+    The first thread of a process may be a zombie while others still end, and close its files.
+    """
     for each in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):  # it is gone
-            state, _, its_group, *_ = each.read_text().rpartition(")")[2].split()
-            if int(its_group) == group and state not in {"Z", "X"}:
-                return True
+            if _status(each)[1] == str(group):
+                states = [_status(thread / "stat")[0] for thread in (each.parent / "task").iterdir()]
+                if set(states) - {"Z", "X"}:
+                    return True
     return False
+
+
+def _status(path: Path) -> tuple[str, str]:
+    """Return the state of a process or thread, and its process group. Raises OSError if it is gone."""
+    state, _, group, *_ = path.read_text().rpartition(")")[2].split()
+    return state, group

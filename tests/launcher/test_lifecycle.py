@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -323,6 +324,17 @@ def test_a_process_that_nobody_reaps_has_died() -> None:
         assert dying.group_exists(pid)
         assert dying.has_died(pid)
         parent.kill()
+
+
+def test_a_process_has_not_died_before_its_last_thread() -> None:
+    """The first may be a zombie, while another gives back much memory before it closes their sockets."""
+    exits = {"x86_64": 60, "aarch64": 93}[platform.machine()]  # exit(2) of a thread
+    command = f"import ctypes, threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()\nctypes.CDLL(None).syscall({exits}, 0)"
+    with subprocess.Popen([sys.executable, "-c", command], start_new_session=True) as process:
+        wait_until(lambda: not is_running(process.pid), "the end of the first thread")
+        assert not dying.has_died(process.pid)
+        process.kill()
+        wait_until(lambda: dying.has_died(process.pid), "the end of the other")
 
 
 def test_a_process_of_another_user_in_a_group_is_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
