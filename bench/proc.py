@@ -54,7 +54,7 @@ def open_files(pid: int) -> int:
 def is_running(pid: int) -> bool:
     """Return whether a process exists and is more than a zombie."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
     except (FileNotFoundError, ProcessLookupError):
         return False
 

@@ -84,5 +84,5 @@ def _runs_in(group: int) -> bool:
 
 def _status(path: Path) -> tuple[str, str]:
     """Return the state of a process or thread, and its process group. Raises OSError if it is gone."""
-    state, _, group, *_ = path.read_text().rpartition(")")[2].split()
+    state, _, group, *_ = path.read_bytes().rpartition(b")")[2].decode().split()  # its name may be of any bytes
     return state, group

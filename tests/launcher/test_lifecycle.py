@@ -327,9 +327,15 @@ def test_a_process_that_nobody_reaps_has_died() -> None:
 
 
 def test_a_process_has_not_died_before_its_last_thread() -> None:
-    """The first may be a zombie, while another gives back much memory before it closes their sockets."""
+    """The first may be a zombie, while another gives back much memory before it closes their sockets.
+
+    Its name may be of any bytes.
+    """
     exits = {"x86_64": 60, "aarch64": 93}[platform.machine()]  # exit(2) of a thread
-    command = f"import ctypes, threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()\nctypes.CDLL(None).syscall({exits}, 0)"
+    command = f"""import ctypes, threading, time
+open("/proc/self/comm", "wb").write(b"caf\\xe9")
+threading.Thread(target=time.sleep, args=(60,)).start()
+ctypes.CDLL(None).syscall({exits}, 0)"""
     with subprocess.Popen([sys.executable, "-c", command], start_new_session=True) as process:
         wait_until(lambda: not is_running(process.pid), "the end of the first thread")
         assert not dying.has_died(process.pid)
