@@ -29,9 +29,9 @@ class Dying:
         """Take a process that was killed; if it does not end soon, a line says so."""
         self.processes.append(process)
         end = time.monotonic() + PATIENCE
-        while process.pid and group_exists(process.pid) and time.monotonic() < end:
-            time.sleep(0.002)
-        if not has_died(process.pid):
+        while not (has_ended := has_died(process.pid)) and time.monotonic() < end:
+            time.sleep(0.005)
+        if not has_ended:
             self.reports.warn(
                 f"server process {process.pid} was killed, and has not ended; nothing is renewed until it has"
             )
