@@ -8,7 +8,6 @@ try:
 
     signals.block()  # before the imports below, which take a while: a signal that comes meanwhile is found by the launcher
 
-    import argparse
     from contextlib import ExitStack
 
     from app import reload, run
@@ -26,7 +25,7 @@ except (ImportError, MemoryError) as lacking:  # a library that cannot be mapped
 def main() -> int:
     """Check everything, then serve; the exit status is 0 if asked to stop, 1 after a failure, 2 for a bad setting."""
     output.open_standard_streams()
-    parser = argparse.ArgumentParser(prog="python -m app", description=__doc__)
+    parser = console.Parser(prog="python -m app", description=__doc__)
     parser.add_argument("--config", metavar="FILE", help="server.toml (CONFIG)")
     parser.add_argument(
         "--self-signed",

@@ -18,6 +18,7 @@ from typing import NoReturn
 from app.launcher.log import exception
 
 MADE, MADE_AT_A_STOP = 5.0, 2.0  # seconds in which a process that was forked has to run; one that is stopped does not
+PATIENCE = 0.3  # seconds that are waited for what was killed: it may have much memory to give back
 LOOK = 0.1  # seconds between looks at whether a signal asks to stop meanwhile
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 STOPPED, FAILED, MISCONFIGURED = 0, 1, 2
@@ -94,10 +95,12 @@ class Child:
         return self._code if self._code is not None else self.wait(os.WNOHANG)
 
     def kill(self) -> None:
-        """End it at once, and wait until it has ended."""
+        """End it at once, and wait until it has ended, for PATIENCE at most: `reap_others` reaps it then."""
         if self.exitcode is None:
             os.kill(self.pid, signal.SIGKILL)
-            self.wait(0)
+            end = time.monotonic() + PATIENCE
+            while self.exitcode is None and time.monotonic() < end:
+                time.sleep(0.001)
 
     def wait(self, options: int) -> int | None:
         """Reap it if it has ended, as waitpid(2) does with `options`; return the same as `exitcode`."""
@@ -175,10 +178,17 @@ def end_with(work: Callable[[], int]) -> NoReturn:
 
 def end_process(status: int) -> NoReturn:
     """End this process with what it has printed written, and nothing else of what runs at an exit."""
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError, AttributeError):  # full, closed, or closed from the start (None)
-            stream.flush()
-    os._exit(status)
+    try:
+        flush_streams()
+    finally:
+        os._exit(status)
+
+
+def flush_streams() -> None:
+    """Write what has been printed, as far as it can be; a stream may be an application's own, and raise anything."""
+    for name in ("stdout", "stderr"):
+        with suppress(Exception):  # full, closed, none at all, or a fault of that stream: nobody depends on it
+            getattr(sys, name).flush()
 
 
 def die_with(parent: int) -> None:

@@ -1,14 +1,28 @@
 """The lines for people, on stdout: what is served, and how to try it."""
 
+import argparse
 import os
 import shlex
+import sys
+from typing import NoReturn
 
+from app.launcher.child import MISCONFIGURED
+from app.launcher.log import error
 from app.launcher.output import Output
 from app.settings.certificate import Pair
 from app.settings.config import Configuration, Listener, PairFiles, needs_client_certificate, reachable
 from app.settings.errors import shown
 
 _out = Output(1)
+
+
+class Parser(argparse.ArgumentParser):
+    """Arguments of a command; a mistake is one line, and exit status 2, as that of any other setting."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and exit."""
+        error(f"configuration: {message}; see {self.prog} --help")
+        sys.exit(MISCONFIGURED)
 
 
 def say(line: str) -> None:

@@ -29,8 +29,15 @@ def connection_limit(configuration: Configuration) -> tuple[int, str | None]:
     That is `backpressure`, or what the hard limit leaves, with a line that says so: a worker at its limit of files
     would spin on accept(2). Raises ConfigurationError if the limit leaves nothing.
     """
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (
+            OSError,
+            ValueError,
+        ):  # a seccomp profile, or a hard limit above what the kernel allows by now (fs.nr_open)
+            hard = soft
     server = configuration.server
     if hard == resource.RLIM_INFINITY:
         return server.backpressure, None

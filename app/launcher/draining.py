@@ -19,6 +19,7 @@ CLOSE_FRAMES = 0.5  # seconds for the close frames of all WebSockets
 
 CLOSE = (b"connection", b"close")
 RESTARTING = "the server restarts"
+UNREAD = "the server restarts, and the client does not read"
 SERVICE_RESTART = 1012  # RFC 6455, section 7.4.2, and IANA's registry of WebSocket close codes
 
 
@@ -49,7 +50,12 @@ class Draining:
         # A copy: inline, another thread may add one meanwhile.
         closing = [asyncio.ensure_future(each.close()) for each in list(self.web_sockets) if each.accepted]
         if closing:
-            await asyncio.wait(closing, timeout=CLOSE_FRAMES)  # a client that reads nothing is left to the deadline
+            _, unread = await asyncio.wait(closing, timeout=CLOSE_FRAMES)
+            for close in unread:
+                close.cancel()
+            # What waits for a client that reads nothing would abort the worker when Granian's runtime ends (2.8.7).
+            for each in list(self.web_sockets) if unread else ():
+                each.give_up()
 
     def __call__(self, scope: Message, receive: Receive, send: Send) -> Awaitable[None]:
         """Return the application's coroutine: for a request there is none of our own around it."""
@@ -79,6 +85,8 @@ class _WebSocket:
         self._receive = receive
         self._send = send
         self._pending: Any = None  # what the application waits for: an awaitable of Granian's, which can be cancelled
+        self._sending: Any = None  # the same
+        self._given_up = False
         self.accepted = False
         self.closed = False
         self._close_sent: asyncio.Future[None] | None = None  # done when our close frame has been sent
@@ -100,12 +108,22 @@ class _WebSocket:
         return message
 
     async def send(self, message: Message) -> None:
+        if self._given_up:
+            raise ConnectionAbortedError(UNREAD)
         if self.closed:  # the application does not know yet: its next `receive` says so
             await asyncio.sleep(0)  # it may send again and again, without ever letting others go first
             return
         if message["type"] == "websocket.close":
             self.closed = True
-        await self._send(message)
+        self._sending = self._send(message)
+        try:
+            await self._sending
+        except asyncio.CancelledError:
+            if self._given_up:  # else it is the application that was cancelled
+                raise ConnectionAbortedError(UNREAD) from None
+            raise
+        finally:
+            self._sending = None
         if message["type"] == "websocket.accept":
             self.accepted = True
             if self.worker.restarting:
@@ -124,6 +142,13 @@ class _WebSocket:
             await self._send({"type": "websocket.close", "code": SERVICE_RESTART, "reason": RESTARTING})
         finally:
             self._close_sent.set_result(None)
+
+    def give_up(self) -> None:
+        """Let the application wait for this client no longer: neither for its messages, nor to send it any."""
+        self._given_up = True
+        for each in (self._sending, self._pending):
+            with suppress(AttributeError):  # it waits for nothing, or it is there already
+                each.cancel()
 
     @staticmethod
     async def _restarted(close_sent: asyncio.Future[None]) -> Message:

@@ -1,11 +1,12 @@
 """Server processes that were killed, or have ended: when their sockets are closed.
 
 The kernel counts the sockets of a process as members of their group until it has closed them, which takes a while if it
-held much memory. What the launcher holds is closed after that, so that its order of the members stays the kernel's.
+has much memory to give back. What the launcher holds is closed after that, so that its order stays the kernel's.
 """
 
 import os
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from app.launcher.sockets import ReuseportGroup
 
 PATIENCE = 0.3  # seconds that are waited for in one place
 LOOK = 0.05  # seconds between looks from then on
+GONE = (FileNotFoundError, ProcessLookupError, PermissionError)  # it has ended, or is another user's, hence no worker
 
 
 class Dying:
@@ -26,19 +28,19 @@ class Dying:
         self.processes: list[ServerProcess] = []
 
     def add(self, process: ServerProcess) -> None:
-        """Take a process that was killed; if it does not end soon, a line says so."""
+        """Take a process that has ended, or was killed; if its sockets are not closed soon, a line says so."""
         self.processes.append(process)
         end = time.monotonic() + PATIENCE
-        while not (has_ended := has_died(process.pid)) and time.monotonic() < end:
+        while not (is_closed := are_closed(process)) and time.monotonic() < end:
             time.sleep(0.005)
-        if not has_ended:
+        if not is_closed:
             self.reports.warn(
-                f"server process {process.pid} was killed, and has not ended; nothing is renewed until it has"
+                f"server process {process.pid} is over, but its sockets are still held; nothing is renewed until they are closed"
             )
 
     def close_sockets(self) -> bool:
-        """Close the sockets of what has ended; return whether there was any."""
-        dead = [each for each in self.processes if has_died(each.pid)]
+        """Close the sockets that nobody else holds any more; return whether there was any."""
+        dead = [each for each in self.processes if are_closed(each)]
         for process in dead:
             self.processes.remove(process)
             self.group.remove(process.endpoint.sockets)
@@ -49,12 +51,12 @@ class Dying:
         return time.monotonic() + LOOK if self.processes else None
 
 
-def has_died(server_process: int) -> bool:
-    """Return whether a server process has ended, and its workers; 0 is one that has not been started.
+def are_closed(process: ServerProcess) -> bool:
+    """Return whether no process of a server process's group holds its sockets any more.
 
-    A zombie has, even if nobody reaps it, as in a container whose first process does not.
+    What its application has started may outlive it, and holds none of them.
     """
-    return server_process == 0 or not (group_exists(server_process) and _runs_in(server_process))
+    return process.pid == 0 or not group_exists(process.pid) or not _holds(process.pid, process.held)
 
 
 def group_exists(group: int) -> bool:
@@ -68,21 +70,25 @@ def group_exists(group: int) -> bool:
     return True
 
 
-def _runs_in(group: int) -> bool:
-    """Return whether a process group has a thread that has not ended (proc(5), /proc/PID/stat).
+def _holds(group: int, held: frozenset[str]) -> bool:
+    """Return whether a process of a group has one of these descriptors open, or that cannot be known now (proc(5)).
 
-    The first thread of a process may be a zombie while others still end, and close its files.
+    Each thread is asked: the first may be a zombie, which has none, while another still gives back memory.
     """
-    for each in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # it is gone
-            if _status(each)[1] == str(group):
-                states = [_status(thread / "stat")[0] for thread in (each.parent / "task").iterdir()]
-                if set(states) - {"Z", "X"}:
+    try:
+        for process in filter(str.isdigit, os.listdir("/proc")):  # noqa: PTH208 - Path has no use for what is no file
+            with suppress(*GONE):
+                stat = Path("/proc", process, "stat").read_bytes().rpartition(b")")[2].split()  # of a name of any bytes
+                if int(stat[2]) == group and any(each in held for each in _open_files(f"/proc/{process}/task")):
                     return True
+    except OSError:  # no descriptor to look by
+        return True
     return False
 
 
-def _status(path: Path) -> tuple[str, str]:
-    """Return the state of a process or thread, and its process group. Raises OSError if it is gone."""
-    state, _, group, *_ = path.read_bytes().rpartition(b")")[2].decode().split()  # its name may be of any bytes
-    return state, group
+def _open_files(threads: str) -> Iterator[str]:
+    for thread in os.listdir(threads):  # noqa: PTH208
+        with suppress(*GONE):
+            for descriptor in os.listdir(f"{threads}/{thread}/fd"):  # noqa: PTH208
+                with suppress(*GONE):
+                    yield os.readlink(f"{threads}/{thread}/fd/{descriptor}")  # noqa: PTH115

@@ -38,7 +38,7 @@ from granian import Granian, _futures, _granian, _signals
 from granian.server import mp
 
 from app.launcher import memory, scheduling
-from app.launcher.child import IMPORT_FAILED, STARTUP_FAILED
+from app.launcher.child import STARTUP_FAILED
 from app.launcher.granian_metrics import Exporting
 from app.launcher.granian_worker import PATIENCE, Worker
 from app.launcher.interrupt import Interrupt
@@ -49,7 +49,8 @@ GROWTH_INTERVAL = 2  # seconds between looks at the size of the workers
 METHODS = "_init_shared_socket _respawn_workers _spawn_worker _drop_shared_socket _start_ipc _start_metrics _stop_metrics _watch_workers_rss _handle_rss_signal _stop_workers signal_handler_interrupt"
 STATE = "_metrics _metrics_exporter metrics_enabled wrks interrupt_children respawned_wrks workers_rss rss_signal main_loop_interrupt workers_kill_timeout interrupt_signal _ssp _shd"
 SIZE = struct.Struct("Q")  # bytes
-YOUNG, YOUNG_DEATHS = 1.5, 4  # seconds that a worker lives if it cannot even start; deaths of this kind in a row
+FAILED_STARTS = 4  # in a row of a worker; one more is a crash loop
+YOUNG, DOUBLINGS = 1.5, 5  # seconds that a worker lives whose replacement needs no pause; how often the pause doubles
 
 
 def lacking(name: str) -> str:
@@ -104,7 +105,8 @@ class Server(Exporting):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Granian's
         super().__init__(*args, **kwargs)
-        self.young_deaths: dict[int, int] = {}
+        self.young_deaths: dict[int, int] = {}  # in a row of each worker
+        self.failed_starts: dict[int, int] = {}
         self.replaced: set[int] = set()
         self.leaving: list[Worker] = []  # being replaced when told to drain; `_stop_workers` joins them
         self.started = mmap.mmap(
@@ -178,11 +180,12 @@ class Server(Exporting):
         self.signal_handler_interrupt()
 
     def _respawn_workers(self, workers: Sequence[int], *args: Any, delay: float = 0.0) -> None:  # noqa: ANN401
-        """Replace workers; one that has served for a while and died is no crash loop, however often that happens.
+        """Replace workers; one that has started and died is no crash loop, however often and soon that happens.
 
-        Granian takes a second death within 5.5 s for one: clients who make workers run out of memory could end the
-        service. Here it takes more than YOUNG_DEATHS of a worker in a row, with a pause before each replacement. If the
-        startup fails in a worker that replaces none, the server ends; in one that does, it is tried until it succeeds.
+        Granian takes a second death within 5.5 s for one: clients who make workers die could end the service. Here it
+        takes more than FAILED_STARTS of a worker in a row, each ended before its startup was over. What dies young is
+        replaced after a pause. If an application reports a failed startup in a worker that replaces none, the server
+        ends; in one that does, it is tried until it succeeds.
         """
         if not delay:  # they have died; one that was being replaced for its size has been replaced by now
             # All that are dead: Granian forgets one that is reported between its look at the list and its clearing it.
@@ -193,7 +196,7 @@ class Server(Exporting):
                 self.interrupt_children.extend(workers)  # so that the exit status is 1
                 self.signal_handler_interrupt()
                 return
-            deaths = max(self.young_deaths[idx] for idx in workers)
+            deaths = min(max(self.young_deaths[idx] for idx in workers), DOUBLINGS)
             self._pause(min(2.0, 0.1 * 2**deaths) if deaths else 0.0)
         self.replaced.update(workers)
         for idx in workers:
@@ -210,31 +213,27 @@ class Server(Exporting):
         for idx in workers:
             worker = self.wrks[idx]
             lived = (getattr(worker, "death", None) or time.monotonic()) - worker.birth  # free-threaded: not known
-            deaths = self.young_deaths.get(idx, 0) + 1 if self._could_not_start(worker, lived) else 0
+            has_started = self._size_at_start(idx) > 0
+            self.young_deaths[idx] = 0 if has_started and lived >= YOUNG else self.young_deaths.get(idx, 0) + 1
+            self.failed_starts[idx] = 0 if has_started else self.failed_starts.get(idx, 0) + 1
             if worker.inner.exitcode == STARTUP_FAILED:
                 if idx not in self.replaced:
                     return True
-                deaths = min(deaths, YOUNG_DEATHS - 1)
-            self.young_deaths[idx] = deaths
-            if deaths > YOUNG_DEATHS:
+                self.failed_starts[idx] = 0
+            if self.failed_starts[idx] > FAILED_STARTS:
                 return True
         return False
 
-    def after_death(self, worker: Worker, lived: float) -> str:
+    def after_death(self, worker: Worker) -> str:
         """Return what follows on a worker's death, before `_is_hopeless` comes to it."""
         if self.interrupt_signal:
             return "the server process is stopping"
         if worker.inner.exitcode == STARTUP_FAILED:
             return "another is tried" if worker.idx in self.replaced else "the listener ends"
-        deaths = self.young_deaths.get(worker.idx, 0) + 1
-        if self._could_not_start(worker, lived) and deaths > YOUNG_DEATHS:
-            when = f"within {YOUNG} s of its start" if lived < YOUNG else "that could not import the application"
-            return f"the listener ends, as it was the {deaths}th in a row {when}: a crash loop"
+        starts = 0 if self._size_at_start(worker.idx) else self.failed_starts.get(worker.idx, 0) + 1
+        if starts > FAILED_STARTS:
+            return f"the listener ends, as it was the {starts}th in a row before its startup was over: a crash loop"
         return "another takes its place"
-
-    def _could_not_start(self, worker: Any, lived: float) -> bool:  # noqa: ANN401 - Granian's
-        """Return whether it is part of a crash loop; an application that has started may end with any exit status."""
-        return lived < YOUNG or (worker.inner.exitcode == IMPORT_FAILED and not self._size_at_start(worker.idx))
 
     def _pause(self, seconds: float) -> None:
         end = time.monotonic() + seconds

@@ -1,6 +1,6 @@
 """What runs in a server process: Granian, on sockets that the launcher has bound."""
 
-import multiprocessing
+import multiprocessing.util
 import os
 import signal
 import socket
@@ -17,7 +17,8 @@ from granian.log import LogLevels
 
 from app.launcher import granian_private, loading, log, memory, metrics, pair_trial, scheduling, signals
 from app.launcher.asgi import Application
-from app.launcher.child import IMPORT_FAILED, die_with, title
+from app.launcher.checked import Checked
+from app.launcher.child import IMPORT_FAILED, die_with, flush_streams, title
 from app.launcher.cookies import JoinedCookies
 from app.launcher.descriptors import end_when_starved
 from app.launcher.draining import CLOSE_NOTICE, DRAIN, Draining
@@ -51,6 +52,8 @@ def serve(endpoint: Endpoint) -> None:
     draining = Draining(listener.name, endpoint.application or _not_loaded, scheduling.requests_done)
     signal.signal(CLOSE_NOTICE, lambda *_: draining.send_close_notice())
     multiprocessing.set_start_method("fork", force=True)  # workers share what is loaded
+    # What an application has printed may have no place (a full disk), and a worker would never be forked.
+    multiprocessing.util._flush_std_streams = flush_streams  # type: ignore[attr-defined]  # noqa: SLF001
     inline = listener.application.runs == "inline"
     loop = InlineWorkerLoop if inline else WorkerLoop
     loops.register("auto")(loop.builder(draining.close_web_sockets))  # Granian's README, "Event loop initialization"
@@ -98,6 +101,8 @@ def let_forks_die_with(parent: int) -> None:
 
 def _wrapped(application: Application, listener: Listener, settings: Server) -> Application:
     """Return a worker's application with what its listener's settings ask for around it."""
+    if not listener.application.is_ours:  # whose statuses are right
+        application = Checked(application)
     if listener.protocol != "http/1.1" and not listener.application.is_ours:  # ours reads no cookies
         application = JoinedCookies(application)
     if listener.trusted_proxies:

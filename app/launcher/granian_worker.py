@@ -57,8 +57,8 @@ class Worker(mp.WorkerProcess):
             except (OSError, RuntimeError, MemoryError) as error:  # no more processes, threads or memory for now
                 if not reported:
                     warn(
-                        f"worker-{self.idx + 1} cannot be started ({error}); it is tried again until it can: raise the limit on processes"
-                        f" (ulimit -u) or on memory"
+                        f"worker-{self.idx + 1} cannot be started ({error}); it is tried again until it can; if that"
+                        f" takes long, raise the limits on processes (ulimit -u) and memory"
                     )
                     reported = True
                 time.sleep(FORK_PAUSE)
@@ -76,7 +76,7 @@ class Worker(mp.WorkerProcess):
         if self.interrupt_by_parent:
             return
         try:
-            follows = self.parent.after_death(self, lived)  # type: ignore[attr-defined]
+            follows = self.parent.after_death(self)  # type: ignore[attr-defined]
             warn(f"{self.name} ended ({how_it_ended(self.inner.exitcode or 0)}) after {lived:.1f} s; {follows}")
         finally:  # whatever that lacks (memory), another has to take its place
             self.parent.interrupt_children.append(self.idx)

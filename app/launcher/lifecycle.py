@@ -196,7 +196,7 @@ class Lifecycle:
                 self.group.close()  # so that new connections are refused from now on
             process.enter(State.DRAINING, self.stop_end or now + self.endpoint.server.drain_deadline)
         elif process.state is State.DRAINING:
-            setting = "drain_deadline" if self.stop_end is None else "stop_deadline"
+            setting = "stop_deadline" if process.deadline == self.stop_end else "drain_deadline"
             late = f"it had not ended after {setting}={getattr(self.endpoint.server, setting)} s"
             self.reports.warn(f"server process {process.pid} is killed with its workers: {late}")
             self.release(process)

@@ -1,5 +1,6 @@
 """An application's lifespan (ASGI, lifespan protocol), and what responds in its place if it does not."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
@@ -30,6 +31,7 @@ class Lifespan:
         self._receive = receive
         self._send = send
         self._is_used = False  # whether the application has tried to receive or to send
+        self._shutdown: Message | None = None  # it has come, and the application has not got it yet
         self._received: set[str] = set()
         self._sent: set[str] = set()
 
@@ -37,7 +39,11 @@ class Lifespan:
         """Run it until the worker is to end."""
         try:
             await application(scope, self.receive, self.send)
-        except Exception as raised:  # noqa: BLE001 - the application's; reported, unless it has no lifespan at all
+        except (SystemExit, KeyboardInterrupt):  # it ends its worker
+            raise
+        except BaseException as raised:
+            if (task := asyncio.current_task()) is not None and task.cancelling():  # it is Granian's to end this
+                raise
             if self._is_used:
                 self._report(raised)
         if "lifespan.startup.complete" not in self._sent:
@@ -54,9 +60,10 @@ class Lifespan:
     async def receive(self) -> Message:
         """Return the next message to the application; the shutdown when all requests are done."""
         self._is_used = True
-        message = await self._receive()
+        message = self._shutdown or await self._receive()
         self._received.add(message["type"])
         if message["type"] == "lifespan.shutdown":
+            self._shutdown = message  # whoever waits may be cancelled meanwhile, and ask again
             await self.requests_done()
         return message
 
@@ -64,7 +71,9 @@ class Lifespan:
         """Take a message of the application's. Raises what Granian does if it does not know it, or not now."""
         self._is_used = True
         if message["type"] == "lifespan.startup.failed":
-            self._end(message.get("message", ""))
+            self._end(str(message.get("message") or ""))
+        if message["type"].startswith("lifespan.shutdown.") and "lifespan.shutdown" not in self._received:
+            raise RuntimeError(f"{message['type']} was sent before lifespan.shutdown was received")
         await self._send(message)
         self._sent.add(message["type"])
         if message["type"] == "lifespan.startup.complete":
@@ -74,7 +83,7 @@ class Lifespan:
         keep_loggers()
         self.on_started()
 
-    def _report(self, raised: Exception) -> None:
+    def _report(self, raised: BaseException) -> None:
         what, follows = "startup", "it is served without a lifespan"
         if "lifespan.shutdown" in self._received:
             what, follows = "shutdown", "the worker ends all the same"

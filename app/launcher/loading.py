@@ -13,7 +13,7 @@ from typing import Any
 
 from app.launcher import signals
 from app.launcher.asgi import Application
-from app.launcher.child import FAILED, MISCONFIGURED, STOPPED, end_process, how_it_ended
+from app.launcher.child import FAILED, MISCONFIGURED, STOPPED, end_process, flush_streams, how_it_ended
 from app.launcher.log import error
 from app.launcher.trial import TRIED, Trial
 from app.settings.application import ApplicationSettings
@@ -70,7 +70,9 @@ def load(settings: ApplicationSettings) -> Application:
 def _made(settings: ApplicationSettings, factory: Any) -> Application:  # noqa: ANN401 - whatever was found
     """Return what a factory returns. Raises ConfigurationError if it is none, or whatever it raises."""
     if inspect.iscoroutinefunction(factory):
-        raise ConfigurationError(f"{settings} is an async function; write a factory that returns the application")
+        raise ConfigurationError(
+            f"{settings} is an async function; if it is the application, remove factory, else return it from one that is not"
+        )
     try:
         inspect.signature(factory).bind()
     except (TypeError, ValueError) as error:
@@ -82,18 +84,24 @@ def _made(settings: ApplicationSettings, factory: Any) -> Application:  # noqa: 
 
 
 def _failed(settings: ApplicationSettings, error: BaseException) -> ConfigurationError:
-    described = traceback.TracebackException.from_exception(error)
-    described.stack = traceback.StackSummary.from_list(
-        [each for each in described.stack if each.filename != __file__ and "importlib" not in each.filename]
-    )
     try:
         text = str(error)
     except BaseException:  # noqa: BLE001 - the application's code, too; the traceback below is of what it raised first
         text = "(an error without a text)"
     what = shown(f"{type(error).__name__}: {text}").replace("\n", " ")
-    return ConfigurationError(
-        f"{settings} cannot be imported ({what}); correct what raises it", "".join(described.format())
-    )
+    return ConfigurationError(f"{settings} cannot be imported ({what}); correct what raises it", _traceback(error))
+
+
+def _traceback(error: BaseException) -> str:
+    try:
+        described = traceback.TracebackException.from_exception(error)
+        described.stack = traceback.StackSummary.from_list(
+            [each for each in described.stack if each.filename != __file__ and "importlib" not in each.filename]
+        )
+        return "".join(described.format())
+    except Exception:  # noqa: BLE001 - lines of a source that cannot be read as it says, or an odd SyntaxError
+        frames = traceback.walk_tb(error.__traceback__)
+        return "".join(f'  File "{frame.f_code.co_filename}", line {number}\n' for frame, number in frames)
 
 
 def _check_callable(settings: ApplicationSettings, application: object) -> None:
@@ -145,10 +153,12 @@ def not_tried(what: str, error: OSError) -> Stopped | ConfigurationError:
     )
 
 
-def _load_within_memory(settings: ApplicationSettings) -> None:
+def _load_within_memory(settings: ApplicationSettings) -> Application:
     try:
-        load(settings)
+        return load(settings)
     except MemoryError as error:
+        if settings.is_ours:  # it is the dataset
+            raise
         raise ConfigurationError(
             f"{settings} cannot be imported: there is not enough memory; raise the limit (ulimit -v), or import less"
         ) from error
@@ -219,8 +229,9 @@ def preload(settings: ApplicationSettings, seconds: int, stopped: int = STOPPED)
     except RuntimeError as error:
         raise ConfigurationError(f"{settings} cannot be preloaded ({error}); raise the limit (ulimit -u)") from error
     try:
-        return load(settings)
+        return _load_within_memory(settings)
     finally:
+        flush_streams()  # else each process that is forked from here on would write it again
         loaded.set()
         watch.join()
 

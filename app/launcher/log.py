@@ -83,10 +83,17 @@ def _log(level: int, message: str, listener: str | None, details: str = "") -> N
 
 def _write(level: int, message: str, more: Mapping[str, str], raised: BaseException | None = None) -> None:
     """Write a record without a logger: an application may disable all that there are (logging.config, logging.disable)."""
+    _handler.handle(_record(level, message, more, raised))
+
+
+def _record(
+    level: int, message: str, more: Mapping[str, str], raised: BaseException | None = None
+) -> logging.LogRecord:
     about = (type(raised), raised, raised.__traceback__) if raised is not None else None
     record = logging.LogRecord(__name__, level, __file__, 0, "%s", (printable(message),), about)
     record.__dict__.update(more)
-    _handler.handle(record)
+    _complete(record)
+    return record
 
 
 def _encodable(text: str) -> str:
@@ -160,9 +167,16 @@ class LogHandler(logging.Handler):
         try:
             text = self.format(record)
         except Exception as raised:  # noqa: BLE001 - an application's call, whose arguments do not fit its message
-            exception(f"{record.pathname}:{record.lineno} logs what cannot be formatted", raised)
-        else:
-            _err.lines(text)
+            text = self._formatted_badly(record, raised)
+        _err.lines(text)
+
+    def _formatted_badly(self, record: logging.LogRecord, raised: Exception) -> str:
+        """Return lines about a record that cannot be formatted, with the traceback of that if it can be."""
+        message = f"{record.pathname}:{record.lineno} logs what cannot be formatted"
+        try:
+            return self.format(_record(logging.ERROR, message, {}, raised))
+        except Exception:  # noqa: BLE001 - a source that cannot be read as it says, for one: the line says where
+            return self.format(_record(logging.ERROR, f"{message} ({type(raised).__name__})", {}))
 
 
 def _note(text: str) -> str:

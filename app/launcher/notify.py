@@ -24,4 +24,4 @@ def notify(state: str) -> None:
             client.setblocking(False)  # noqa: FBT003 - socket's signature
             client.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
     except OSError as error:
-        warn(f"NOTIFY_SOCKET={address} cannot be written to ({error.strerror}); it is systemd's to make")
+        warn(f"NOTIFY_SOCKET={address} cannot be written to ({error.strerror or error}); it is systemd's to make")

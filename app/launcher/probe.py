@@ -1,6 +1,5 @@
 """Ask each listener of server.toml for a response; exit status 0 if all respond."""
 
-import argparse
 import errno
 import os
 import socket
@@ -9,6 +8,7 @@ from collections.abc import Callable
 
 from app.launcher import health
 from app.launcher.child import MISCONFIGURED
+from app.launcher.console import Parser
 from app.launcher.log import warn
 from app.settings import config
 from app.settings.errors import ConfigurationError
@@ -68,7 +68,7 @@ def _bind(client: socket.socket, address: str) -> None:
 
 def main() -> int:
     """Ask every listener; the exit status is 0 if all respond, 1 if one does not, 2 for an invalid setting."""
-    parser = argparse.ArgumentParser(prog="python -m app.launcher.probe", description=__doc__)
+    parser = Parser(prog="python -m app.launcher.probe", description=__doc__)
     parser.add_argument("--config", metavar="FILE", help="server.toml (CONFIG)")
     arguments = parser.parse_args()
     try:

@@ -16,6 +16,7 @@ from app.launcher.server_process import Endpoint, ListenerError, State, Work
 from app.settings.config import Configuration, Listener, PairFiles
 from app.settings.errors import ConfigurationError
 
+PORTS = 1.0  # seconds that are waited for what was killed to give up its port
 SAME_STOP = 0.2  # seconds in which another signal is of the same stop
 Example = Callable[[Listener], str]
 
@@ -40,6 +41,7 @@ class Supervisor:
         self.began = time.monotonic()
         self.started = self.stopping = False
         self.stop_reason, self.stop_began = "", 0.0
+        self.asked = 0.0  # when a signal that asks to stop has been obeyed (time.monotonic)
         self.status = STOPPED
         self.invalid: ConfigurationError | None = None
 
@@ -68,12 +70,26 @@ class Supervisor:
                 else:
                     exception(f"{reason}; stopping all listeners", failed)
                 self._fail(reason)
+        self._await_the_ports()
         seconds = time.monotonic() - self.stop_began
         status = MISCONFIGURED if self.invalid else self.status
         event(f"stopped after {seconds:.2f} s: {self.stop_reason}; exit status {status}")
         if self.invalid:
             raise self.invalid
         return self.status
+
+    def _await_the_ports(self) -> None:
+        """Wait a moment until what was killed has closed its sockets: the next launcher may want the ports at once."""
+        end = time.monotonic() + PORTS
+        while left := [each for each in self.listeners if each.dying.processes]:
+            if time.monotonic() > end:
+                warn(
+                    f"ports are still held by what was killed: {', '.join(each.endpoint.listener.name for each in left)}"
+                )
+                return
+            for each in left:
+                each.dying.close_sockets()
+            time.sleep(0.01)
 
     def _has_processes(self) -> bool:
         return any(each.processes for each in self.listeners)
@@ -106,9 +122,10 @@ class Supervisor:
     def _take(self, received: signal.Signals | None) -> None:
         if received is not None and received in signals.STOP:
             # A terminal that closes sends SIGHUP twice, `make` passes SIGTERM on: that is one stop.
-            if self.stopping and received != signal.SIGHUP and time.monotonic() > self.stop_began + SAME_STOP:
+            if self.asked and received != signal.SIGHUP and time.monotonic() > self.asked + SAME_STOP:
                 self._kill("a second signal asked to stop")
             self._stop(f"{received.name} was received")
+            self.asked = self.asked or time.monotonic()  # another may have waited while this one was obeyed
         elif received == signal.SIGHUP and not self.stopping:
             for each in self.listeners:
                 each.renewal.ask(time.monotonic())
@@ -138,7 +155,7 @@ class Supervisor:
             event(f"stopping: {reason}")
             notify(STOPPING)
         for each in self.listeners:
-            each.stop(now)
+            each.stop(time.monotonic())  # the one before may have taken a while
 
     def _fail(self, reason: str) -> None:
         """Stop because of a failure: what has ended, or has no clients yet, is given up, all else drained as ever."""

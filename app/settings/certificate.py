@@ -2,6 +2,7 @@
 
 import base64
 import datetime as dt
+import errno
 import hashlib
 import ssl
 from collections.abc import Sequence
@@ -196,13 +197,14 @@ def _check_with_openssl(pair: Pair, named: str, remedy: str) -> None:
         try:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         except ssl.SSLError as error:
-            raise ConfigurationError(f"OpenSSL cannot be used ({error.reason}); correct {OPENSSL}") from error
+            raise ConfigurationError(f"OpenSSL cannot be used ({error.reason or error}); correct {OPENSSL}") from error
         try:
             context.load_cert_chain(chain, key)
         except ssl.SSLError as error:
             raise ConfigurationError(f"{named} is rejected by OpenSSL ({error.reason}); {remedy} {OPENSSL}") from error
         except OSError as error:
-            raise ConfigurationError(f"{named} cannot be passed on ({error.strerror}: {chain}); mount /proc") from error
+            remedy = "raise the limit on open files (ulimit -n)" if error.errno == errno.EMFILE else "mount /proc"
+            raise ConfigurationError(f"{named} cannot be passed on ({error.strerror}: {chain}); {remedy}") from error
 
 
 def _can_be_issued(authority: trustme.CA, name: str) -> bool:

@@ -27,6 +27,10 @@ class NamedFile:
         """
         if not text:
             raise ConfigurationError(f"{setting} is empty; {remedy}")
+        if "-----BEGIN" in text:  # never shown: it may be a private key
+            raise ConfigurationError(
+                f"{setting} holds a certificate or a key itself; put it in a file, and give its path"
+            )
         if "\0" in text:
             raise ConfigurationError(f"{setting}={shown(text)} holds a NUL character; {remedy}")
         try:

@@ -2,6 +2,7 @@
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -55,7 +56,11 @@ class ListenerTable(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def _available_cpus() -> int:
-    return min(len(os.sched_getaffinity(0)), MOST_WORKERS)
+    try:
+        cpus = len(os.sched_getaffinity(0))
+    except OSError:  # a seccomp profile
+        cpus = os.cpu_count() or 1
+    return min(cpus, MOST_WORKERS)
 
 
 class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -127,7 +132,10 @@ def _located(tables: Any, error: str) -> str:  # noqa: ANN401 - whatever the fil
         else:
             value = value.get(key) if isinstance(value, dict) else None
         wanted = _member(wanted, key)
-    setting = f"{shown(place)} = {shown(repr(value))}" if isinstance(value, str | int | float) else shown(place)
+    setting = shown(place)
+    if isinstance(value, str | int | float):
+        with suppress(ValueError):  # more digits than PYTHONINTMAXSTRDIGITS allows
+            setting += f" = {shown(repr(value))}"
     return f"{setting + ': ' if place else ''}{shown(what)}; {_way_out(wanted)}"
 
 

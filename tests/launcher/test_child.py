@@ -105,3 +105,22 @@ def test_an_exception_ends_a_process_in_which_a_thread_goes_on() -> None:
     )
     assert ended.returncode == 1
     assert "ZeroDivisionError" in ended.stderr
+
+
+class OddStream:
+    """What an application may have put in the place of a standard stream."""
+
+    def flush(self) -> None:
+        raise LookupError("an odd stream")
+
+
+@pytest.mark.parametrize("odd", [OddStream(), None, "deleted"])
+def test_a_process_ends_whatever_its_streams_are(odd: object) -> None:
+    def work() -> None:
+        setattr(sys, "stdout", odd)  # noqa: B010 - of any type
+        if odd == "deleted":
+            del sys.stdout
+
+    child = Child(work)
+    wait_until(lambda: child.exitcode is not None, "its end")
+    assert child.exitcode == 0

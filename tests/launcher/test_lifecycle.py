@@ -9,8 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import msgspec
@@ -296,7 +296,7 @@ def test_nothing_is_renewed_while_a_killed_process_holds_its_sockets(
     predecessor, second = made.predecessor, current(made)
     assert isinstance(predecessor, Told)
     left: list[int] = [1]
-    monkeypatch.setattr(dying, "has_died", lambda _: not left)
+    monkeypatch.setattr(dying, "are_closed", lambda _: not left)
     predecessor.end = "it ended"
     newer = dataclasses.replace(made.endpoint, server=msgspec.structs.replace(made.endpoint.server, backlog=9))
     made.renewal.reload(newer)
@@ -311,36 +311,77 @@ def test_nothing_is_renewed_while_a_killed_process_holds_its_sockets(
     assert made.group.members == [*second.endpoint.sockets, *made.replacement.endpoint.sockets]
 
 
-def test_a_process_that_nobody_reaps_has_died() -> None:
-    """As in a container whose first process waits for no child."""
-    command = "import os, time\nif (pid := os.fork()): print(pid, flush=True)\nelse: os.setsid()\ntime.sleep(60)"
-    with subprocess.Popen([sys.executable, "-c", command], stdout=subprocess.PIPE) as parent:
-        assert parent.stdout is not None
-        pid = int(parent.stdout.readline())
-        wait_until(lambda: os.getsid(pid) == pid, "a group of its own")
-        assert not dying.has_died(pid)
-        os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not is_running(pid), "its end")
-        assert dying.group_exists(pid)
-        assert dying.has_died(pid)
-        parent.kill()
+class Holder(ServerProcess):
+    """A process that holds a socket, given by its number and the socket."""
+
+    pid = 0
+
+    def __init__(self, pid: int, held: socket.socket) -> None:
+        self.pid = pid
+        self.held = frozenset({f"socket:[{os.fstat(held.fileno()).st_ino}]"})
 
 
-def test_a_process_has_not_died_before_its_last_thread() -> None:
-    """The first may be a zombie, while another gives back much memory before it closes their sockets.
-
-    Its name may be of any bytes.
-    """
-    exits = {"x86_64": 60, "aarch64": 93}[platform.machine()]  # exit(2) of a thread
-    command = f"""import ctypes, threading, time
-open("/proc/self/comm", "wb").write(b"caf\\xe9")
+HOLDING = """
+import ctypes, os, sys, threading, time
+open("/proc/self/comm", "wb").write(b"caf\\xe9")  # a name of any bytes
+"""
+ENDING_FIRST_THREAD = f"""
 threading.Thread(target=time.sleep, args=(60,)).start()
-ctypes.CDLL(None).syscall({exits}, 0)"""
-    with subprocess.Popen([sys.executable, "-c", command], start_new_session=True) as process:
-        wait_until(lambda: not is_running(process.pid), "the end of the first thread")
-        assert not dying.has_died(process.pid)
-        process.kill()
-        wait_until(lambda: dying.has_died(process.pid), "the end of the other")
+ctypes.CDLL(None).syscall({ {"x86_64": 60, "aarch64": 93}[platform.machine()] }, 0)  # exit(2): of this thread alone
+"""
+
+
+def end_group(group: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
+
+
+@pytest.fixture
+def holding() -> Iterator[Callable[[str], Holder]]:
+    """Start a process, in a group of its own, that holds a socket."""
+    with ExitStack() as stack:
+
+        def start(source: str) -> Holder:
+            held = stack.enter_context(socket.socket())
+            command = [sys.executable, "-c", HOLDING + source]
+            process = stack.enter_context(
+                subprocess.Popen(command, start_new_session=True, pass_fds=[held.fileno()], stdout=subprocess.PIPE)
+            )
+            stack.callback(end_group, process.pid)
+            return Holder(process.pid, held)
+
+        yield start
+
+
+def test_sockets_are_not_closed_before_the_last_thread_ends(holding: Callable[[str], Holder]) -> None:
+    """The first may be a zombie, while another gives back much memory before it closes them."""
+    holder = holding(ENDING_FIRST_THREAD)
+    wait_until(lambda: not is_running(holder.pid), "the end of the first thread")
+    assert not dying.are_closed(holder)
+    os.kill(holder.pid, signal.SIGKILL)
+    wait_until(lambda: dying.are_closed(holder), "the end of the other")
+
+
+def test_sockets_are_closed_though_a_process_of_the_application_lives_on(holding: Callable[[str], Holder]) -> None:
+    holder = holding("import subprocess\nsubprocess.Popen(['sleep', '60'])\ntime.sleep(60)")
+    wait_until(lambda: len(children(holder.pid)) == 1, "its child")
+    assert not dying.are_closed(holder)
+    (child,) = children(holder.pid)
+    os.kill(holder.pid, signal.SIGKILL)
+    wait_until(lambda: dying.are_closed(holder), "the end of its parent")
+    assert dying.group_exists(holder.pid)
+    os.kill(child, signal.SIGKILL)
+
+
+def test_where_nothing_can_be_looked_at_sockets_may_be_held(
+    holding: Callable[[str], Holder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse_to_list(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    holder = holding("time.sleep(60)")
+    monkeypatch.setattr(os, "listdir", refuse_to_list)
+    assert not dying.are_closed(holder)
 
 
 def test_a_process_of_another_user_in_a_group_is_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """What an application does with its lifespan, against Granian's own half of the protocol."""
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from app.launcher.draining import Draining
 
 Granian: Any = asgi.LifespanProtocol  # it has no types
 STARTED: Message = {"type": "lifespan.startup.complete"}
+ENDED: Message = {"type": "lifespan.shutdown.complete"}
 
 
 async def without_a_look_at_the_type(_: Message, __: Receive, send: Send) -> None:
@@ -52,6 +54,29 @@ async def starting_twice(_: Message, receive: Receive, send: Send) -> None:
     await send(STARTED)
 
 
+async def cancelled(_: Message, receive: Receive, send: Send) -> None:
+    await receive()
+    await send(STARTED)
+    raise asyncio.CancelledError
+
+
+async def shutting_down_early(_: Message, receive: Receive, send: Send) -> None:
+    await receive()
+    await send(STARTED)
+    await send(ENDED)
+
+
+async def polling(_: Message, receive: Receive, send: Send) -> None:
+    await receive()
+    await send(STARTED)
+    while True:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.002):
+                await receive()
+                break
+    await send(ENDED)
+
+
 async def saying_nothing(_: Message, receive: Receive, __: Send) -> None:
     await receive()
     await receive()
@@ -61,7 +86,7 @@ async def complete(_: Message, receive: Receive, send: Send) -> None:
     await receive()
     await send(STARTED)
     await receive()
-    await send({"type": "lifespan.shutdown.complete"})
+    await send(ENDED)
 
 
 @pytest.mark.parametrize(
@@ -74,6 +99,9 @@ async def complete(_: Message, receive: Receive, send: Send) -> None:
         (failing_later, ["lifespan raised RuntimeError('pool gone'); it is served on, and its shutdown will not run"]),
         (failing_shutdown, ["shutdown raised RuntimeError('cannot close'); the worker ends all the same"]),
         (starting_twice, ["lifespan raised AssertionError('Invalid lifespan state transition'); it is served on"]),
+        (cancelled, ["lifespan raised CancelledError(); it is served on, and its shutdown will not run"]),
+        (shutting_down_early, ["lifespan raised RuntimeError('lifespan.shutdown.complete was sent before lifespan.sh"]),
+        (polling, []),
         (complete, []),
     ],
 )

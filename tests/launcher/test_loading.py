@@ -53,7 +53,7 @@ def test_a_factory_makes_the_application(modules: Path) -> None:
     (modules / "others.py").write_text(
         "async def later(): ...\nclass App:\n    def __call__(self, scope, receive, send): ...\napp = App()\n"
     )
-    with pytest.raises(ConfigurationError, match="is an async function; write a factory that returns"):
+    with pytest.raises(ConfigurationError, match="is an async function; if it is the application, remove factory"):
         loading.load(settings("others:later", factory=True))
     with pytest.raises(ConfigurationError, match="if it is the application, remove factory"):
         loading.load(settings("others:app", factory=True))
@@ -326,3 +326,16 @@ def test_want_of_memory_for_an_application_is_one_line(modules: Path) -> None:
     for preload in "10":
         line = rejected(APPLICATION="large:app", APPLICATION_PRELOAD=preload)
         assert "APPLICATION=large:app cannot be imported: there is not enough memory; raise the limit" in line
+
+
+def test_an_import_whose_traceback_cannot_be_formatted_is_reported(modules: Path) -> None:
+    (modules / "odd.py").write_text("raise SyntaxError('x', ('file', 1, 1, 5))\n")
+    with pytest.raises(ConfigurationError, match=r"odd:app cannot be imported \(SyntaxError: ") as raised:
+        loading.load(settings("odd:app"))
+    assert 'odd.py", line 1' in raised.value.details
+
+
+def test_an_application_that_is_named_as_a_factory_is_reported(modules: Path) -> None:
+    (modules / "plain.py").write_text("async def app(scope, receive, send): ...\n")
+    line = rejected(APPLICATION="plain:app", APPLICATION_FACTORY="1")
+    assert "APPLICATION=plain:app is an async function; if it is the application, remove factory, else " in line

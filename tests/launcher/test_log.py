@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import traceback
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from app.launcher.pair_watch import Expiry
 from app.settings import certificate
 from app.settings.config import PairFiles
 from app.settings.files import NamedFile
+from tests.support.applications import dying_application
 from tests.support.certificates import issue, leaf_of, served_leaf
 from tests.support.configuration import SERVER_TOML, configured, rejected, with_certificate_interval
 from tests.support.http1 import read_to_end
@@ -185,15 +187,15 @@ def test_a_workers_death_is_logged_with_its_signal_and_what_follows(launch: Laun
     assert re.fullmatch(rf"worker-[12] \(pid {new}\) has replaced pid {killed}", replacement.message)
 
 
-def test_the_last_death_of_a_crash_loop_says_that_the_listener_ends(launch: Launch, pair: dict[str, str]) -> None:
-    service = launch(WORKERS="1", **pair).ready()
-    server_process = service.server_process_of("json")
-    while service.process.poll() is None:
-        for worker in service.workers(server_process):
-            send(worker, signal.SIGKILL)
-    assert service.wait() == 1
+def test_the_last_death_of_a_crash_loop_says_that_the_listener_ends(
+    launch: Launch, pair: dict[str, str], tmp_path: Path
+) -> None:
+    service = launch(WORKERS="1", **dying_application(tmp_path), **pair).ready()
+    (tmp_path / "dies").touch()
+    send(service.workers(service.server_process_of("json"))[0], signal.SIGKILL)
+    assert service.wait(20) == 1
     said = service.errors.read_text()
-    assert "; the listener ends, as it was the 5th in a row within 1.5 s of its start: a crash loop" in said
+    assert "; the listener ends, as it was the 5th in a row before its startup was over: a crash loop" in said
     assert re.search(
         r"stopped after \S+ s: listener json ended \(exit status 1\); exit status 1$",
         "\n".join(service.errors.events()),
@@ -356,3 +358,14 @@ def test_process_titles_say_listener_and_role(service: Service) -> None:
         assert title(server_process) == f"granian-json: {each.name} server process"
         titles = [title(worker) for worker in service.workers(server_process)]
         assert titles == [f"granian-json: {each.name} worker-{number}" for number in (1, 2)]
+
+
+def test_a_traceback_that_cannot_be_formatted_is_a_line(capfd: pytest.CaptureFixture[str]) -> None:
+    """Such as of a source whose lines are in no encoding, or of a SyntaxError that is not Python's."""
+    odd = SyntaxError("x", ("file", 1, 1, 5))  # type: ignore[arg-type]
+    with pytest.raises((TypeError, AttributeError)):
+        traceback.format_exception(odd)
+    log.exception("an odd one", odd)
+    error = capfd.readouterr().err
+    assert re.search(r"logs what cannot be formatted", error)
+    assert len(error) < 5000

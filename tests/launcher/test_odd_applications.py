@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ import pytest
 import websockets
 
 from tests.support.configuration import configured, with_web_sockets
+from tests.support.http1 import WEBSOCKET_UPGRADE
 from tests.support.processes import ROOT, is_running, wait_until
 from tests.support.service import START_DEADLINE, Launch, Service
 from tests.support.web_sockets import WebSocket
@@ -89,6 +91,30 @@ async def app(scope, receive, send):
         await receive()
         raise RuntimeError("db down")
     await respond(send, b"ok")
+"""
+PUSHING = f"""
+import asyncio
+{APP}
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await receive()
+        await send({{"type": "lifespan.startup.complete"}})
+        await receive()
+        note("shutdown")
+        await send({{"type": "lifespan.shutdown.complete"}})
+    elif scope["type"] == "websocket":
+        await receive()
+        await send({{"type": "websocket.accept"}})
+        while True:
+            sending = asyncio.ensure_future(send({{"type": "websocket.send", "text": "x" * 100_000}}))
+            if not (await asyncio.wait([sending], timeout=0.5))[0]:
+                note("full")
+            await sending
+    else:
+        await respond(send, b"ok")
+        if scope["path"] == "/work":
+            await asyncio.sleep(1)
+            note("done")
 """
 WORKING_ON = f"""
 import asyncio, time
@@ -250,6 +276,24 @@ def test_a_web_socket_that_is_sent_to_without_a_pause_costs_nobody_a_response_at
     assert closed == [1012]
     assert service.wait() == 0
     service.gone()
+
+
+def test_a_web_socket_client_that_does_not_read_costs_no_work_at_a_stop(
+    start: Callable[..., Service], tmp_path: Path
+) -> None:
+    """What waits for it would end its worker at once: without what goes on after responses, and the shutdown."""
+    service = start(PUSHING, configured(tmp_path, with_web_sockets()), WORKERS="1").ready()
+    notes = tmp_path / "notes"
+    handshake = b"".join(f"{name}: {value}\r\n".encode() for name, value in WEBSOCKET_UPGRADE.items())
+    with socket.socket() as unread:
+        unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        unread.connect(("127.0.0.1", service.port))
+        unread.sendall(b"GET / HTTP/1.1\r\nhost: a\r\n" + handshake + b"\r\n")
+        wait_until(lambda: notes.exists() and "full" in notes.read_text(), "a send that waits")
+        assert httpx.get(f"{service.url}/work", trust_env=False).text == "ok"
+        service.stop()
+    assert sorted(notes.read_text().split()) == ["done", "full", "shutdown", "shutdown"]  # of two listeners
+    assert "panicked" not in service.errors.path.read_text()
 
 
 def test_a_startup_that_raises_is_reported_and_served(start: Callable[..., Service], trust: ssl.SSLContext) -> None:

@@ -14,7 +14,7 @@ from bench import oracle
 from tests.support.certificates import issue, leaf_of, served_leaf
 from tests.support.configuration import configured, with_certificate_interval
 from tests.support.http1 import get_on_new_connection
-from tests.support.processes import wait_until
+from tests.support.processes import ROOT, wait_until
 from tests.support.service import Launch
 from tests.support.wrappers import with_outputs
 
@@ -59,3 +59,28 @@ def test_an_output_that_fails_changes_nothing(
     wait_until(lambda: served_leaf(service, trust) == leaf_of(folder), "the new leaf")
     assert get_on_new_connection(service, None, 10) == oracle.body(3, 2)
     service.stop()
+
+
+@pytest.mark.parametrize("redirection", ["> /dev/full", "2> /dev/full"])
+def test_what_a_preloaded_application_prints_to_a_full_disk_hinders_no_worker(
+    launch: Launch, tmp_path: Path, redirection: str
+) -> None:
+    stream = "stderr" if redirection.startswith("2") else "stdout"
+    (tmp_path / "printing.py").write_text(
+        f"import sys\nsys.{stream}.write('loading ')\nfrom tests.support.applications import app\n"
+    )
+    service = launch(
+        wrapper=with_outputs(redirection),
+        APPLICATION="printing:app",
+        APPLICATION_PRELOAD="true",
+        PYTHONPATH=f"{tmp_path}:{ROOT}",
+        WORKERS="1",
+    )
+    service.responding().stop()
+
+
+def test_what_a_preloaded_application_prints_is_written_once(launch: Launch, tmp_path: Path) -> None:
+    (tmp_path / "printing.py").write_text("print('loading')\nfrom tests.support.applications import app\n")
+    service = launch(APPLICATION="printing:app", APPLICATION_PRELOAD="true", PYTHONPATH=f"{tmp_path}:{ROOT}").ready()
+    service.stop()
+    assert service.output.read_text().count("loading") == 1

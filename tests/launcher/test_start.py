@@ -200,3 +200,13 @@ def test_a_changed_dataset_or_server_toml_has_no_effect_until_a_reload(
     again = launch(config, DATASET_PATH=str(dataset), **pair).ready()
     assert httpx.get(f"{again.url}/json/50?m=2", trust_env=False).content == oracle.body(7, 2, dataset)
     again.stop()
+
+
+def test_a_mistake_on_the_command_line_is_exit_2_with_one_line() -> None:
+    for module in ("app", "app.launcher.probe"):
+        for arguments in (["--nonsense"], ["--config"]):
+            command = [sys.executable, "-m", module, *arguments]
+            result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+            assert result.returncode == 2
+            assert len(result.stderr.splitlines()) == 1
+            assert f"see python -m {module} --help" in result.stderr

@@ -36,6 +36,7 @@ class Told:
 
     endpoint = SimpleNamespace(listener=SimpleNamespace(name="test"))
     watch = None
+    dying = SimpleNamespace(processes=[])
 
     def __init__(self, *acts: Act, processes: tuple[Process, ...] = ()) -> None:
         self.acts = list(acts)
@@ -188,6 +189,21 @@ def test_a_second_signal_kills_unless_it_is_of_the_same_stop(
     clock.now += seconds
     made._take(second)  # noqa: SLF001
     assert (one.stopped, one.killed) == (True, killed)
+
+
+def test_the_first_signal_after_a_failure_kills_nobody(
+    supervise: Callable[..., Supervisor], clock: SimpleNamespace
+) -> None:
+    """Whoever asks to stop does not know that the others are drained already."""
+    one = Told(nothing, nothing, nothing, processes=(Process(),))
+    made = supervise(one)
+    made._fail("another has ended")  # noqa: SLF001
+    clock.now += 1
+    made._take(signal.SIGTERM)  # noqa: SLF001
+    assert (one.stopped, one.killed) == (True, False)
+    clock.now += 1
+    made._take(signal.SIGTERM)  # noqa: SLF001
+    assert one.killed
 
 
 def test_a_port_that_is_taken_since_drains_the_listeners_before_it(supervise: Callable[..., Supervisor]) -> None:

@@ -1,5 +1,8 @@
 """A machine that lacks what a start needs: the check says so on one line."""
 
+import errno
+import os
+import resource
 import socket
 import subprocess
 import sys
@@ -8,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.configuration import SERVER_TOML, configured
+from app.launcher.descriptors import connection_limit
+from app.settings import config
+from tests.support.configuration import SERVER_TOML, configured, rejected
 from tests.support.processes import ROOT, clean_environment, wait_until
 from tests.support.service import with_free_ports
 
@@ -112,3 +117,28 @@ def test_a_missing_library_is_no_want_of_memory(tmp_path: Path) -> None:
     result = run_check(PYTHONPATH=str(tmp_path))
     assert result.returncode == 1
     assert result.stderr.endswith("ImportError: no such library\n")
+
+
+def test_limits_that_may_not_be_asked_for_or_set_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under a seccomp profile."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (min(soft, 1000), hard + 1))
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    monkeypatch.setattr(os, "sched_getaffinity", refuse)
+    configuration = config.read(config.path_of(None, {}), {"SELF_SIGNED": "1", "WORKERS": "1"})
+    connections, _ = connection_limit(configuration)
+    assert connections < min(soft, 1000)
+
+
+def test_a_number_with_more_digits_than_are_allowed_is_rejected(tmp_path: Path) -> None:
+    digits = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(640)
+    try:
+        line = rejected(configured(tmp_path, SERVER_TOML.replace("port = 8080", f"port = 0x{'f' * 900}")))
+    finally:
+        sys.set_int_max_str_digits(digits)
+    assert "server.toml: listener[2].port: " in line

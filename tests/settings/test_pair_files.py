@@ -13,7 +13,7 @@ from app.settings import certificate
 from app.settings.config import PairFiles
 from app.settings.errors import ConfigurationError
 from app.settings.files import NamedFile
-from tests.support.configuration import check, configured, rejected
+from tests.support.configuration import SERVER_TOML, check, configured, rejected
 from tests.support.service import Launch
 
 
@@ -141,3 +141,19 @@ def test_a_pair_that_finds_no_descriptor_leaves_none_open(pair: dict[str, str]) 
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert open_descriptors() == before
+
+
+@pytest.mark.parametrize("variable", ["TLS_CERT", "TLS_KEY"])
+def test_a_key_in_the_place_of_its_path_is_never_shown(tmp_path: Path, pair: dict[str, str], variable: str) -> None:
+    key = Path(pair["TLS_KEY"]).read_text()
+    secret = key.splitlines()[1]
+    by_variable = rejected(**(pair | {variable: key}))
+    assert (
+        by_variable
+        == f"configuration: listener json-tls: {variable} holds a certificate or a key itself; put it in a file, and give its path\n"
+    )
+    text = SERVER_TOML.replace('key = "certs/server.key"', f'key = """{key}"""')
+    assert text != SERVER_TOML
+    in_the_file = check(configured(tmp_path, text))
+    assert in_the_file.returncode == 2
+    assert secret not in by_variable + in_the_file.stderr + in_the_file.stdout

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from app.launcher.asgi import Application, Message, Receive, Send
+from bench import ROOT
 
 NOTES = Path(os.environ.get("NOTES", os.devnull))
 """Where an application notes what happens to it, a line each."""
@@ -203,3 +204,12 @@ def create() -> Application:
 
 
 not_callable = "an application"
+
+
+def dying_application(folder: Path) -> dict[str, str]:
+    """Return variables for an application that ends each process that imports it, once there is a file `dies`."""
+    flag = folder / "dies"
+    (folder / "dying_at_its_import.py").write_text(
+        f"import os\nif os.path.exists({str(flag)!r}): os._exit(9)\nfrom tests.support.applications import app\n"
+    )
+    return {"APPLICATION": "dying_at_its_import:app", "PYTHONPATH": f"{folder}:{ROOT}"}

@@ -1,0 +1,60 @@
+"""What an application sends, without what ends its worker: Granian's Rust panics at it (2.8.7; docs/upstream.md, C)."""
+
+from collections.abc import Awaitable
+
+from app.launcher.asgi import Application, Message, Receive, Send
+from app.launcher.log import warn
+from app.settings.errors import shown
+
+
+class Checked:
+    """ASGI middleware that raises ValueError in the application for a status or a subprotocol that nobody can send."""
+
+    def __init__(self, application: Application) -> None:
+        """Pass every call on to `application`."""
+        self.application = application
+        self._reported = False
+
+    def __call__(self, scope: Message, receive: Receive, send: Send) -> Awaitable[None]:
+        """Return the application's coroutine."""
+        if scope["type"] == "http":
+            return self.application(scope, receive, _with_status(send))
+        if scope["type"] == "websocket":
+            return self.application(scope, receive, self._for_web_socket(send))
+        return self.application(scope, receive, send)
+
+    def _for_web_socket(self, send: Send) -> Send:
+        async def send_checked(message: Message) -> None:
+            if message["type"] == "websocket.http.response.start":
+                _check_status(message["status"])
+                message = self._without_repetition(message)
+            elif message["type"] == "websocket.accept" and not (message.get("subprotocol") or "").isprintable():
+                raise ValueError(f"subprotocol={message['subprotocol']!r} is no token (RFC 6455, section 4.1)")
+            await send(message)
+
+        return send_checked
+
+    def _without_repetition(self, message: Message) -> Message:
+        """Return a refusal in which each header comes once: the last of its name."""
+        headers = {bytes(name).lower(): value for name, value in message.get("headers", ())}
+        if len(headers) == len(list(message.get("headers", ()))):
+            return message
+        if not self._reported:
+            self._reported = True
+            warn("a response that refuses a WebSocket has a header more than once; Granian can send the last one alone")
+        return {**message, "headers": list(headers.items())}
+
+
+def _with_status(send: Send) -> Send:
+    async def send_checked(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            _check_status(message["status"])
+        await send(message)
+
+    return send_checked
+
+
+def _check_status(status: int) -> None:
+    """Raise ValueError for what is no status code (RFC 9110, section 15)."""
+    if not 100 <= status <= 999:
+        raise ValueError(f"status={shown(status)} is no HTTP status; give one from 100 to 999")

@@ -1,0 +1,72 @@
+"""What would end a worker of Granian's if an application sent it: a status that is none, a header twice in a refusal."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+import websockets
+
+from tests.support.configuration import configured, with_web_sockets
+from tests.support.processes import ROOT
+from tests.support.service import Launch, Service
+from tests.support.web_sockets import WebSocket
+
+SOURCE = """
+from tests.support.applications import respond
+
+COOKIES = [(b"set-cookie", b"a=1"), (b"Set-Cookie", b"b=2"), (b"x", b"y")]
+
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        await respond(send, b"ok", status=int(scope["query_string"] or b"200"))
+    elif scope["type"] == "websocket":
+        await receive()
+        if scope["path"] == "/subprotocol":
+            await send({"type": "websocket.accept", "subprotocol": "a\\nb"})
+        await send({"type": "websocket.http.response.start", "status": int(scope["path"][1:]), "headers": COOKIES})
+        await send({"type": "websocket.http.response.body", "body": b"no"})
+    else:
+        raise NotImplementedError
+"""
+
+
+@pytest.fixture
+def start(launch: Launch, tmp_path: Path) -> Callable[[str], Service]:
+    def start(runs: str) -> Service:
+        (tmp_path / "odd_statuses.py").write_text(SOURCE)
+        variables = {"APPLICATION": "odd_statuses:app", "PYTHONPATH": f"{tmp_path}:{ROOT}", "APPLICATION_RUNS": runs}
+        return launch(configured(tmp_path, with_web_sockets()), WORKERS="1", **variables).ready()
+
+    return start
+
+
+@pytest.mark.parametrize("runs", ["loop", "inline"])
+def test_a_status_that_is_none_is_500(start: Callable[[str], Service], runs: str) -> None:
+    service = start(runs)
+    before = service.all_workers()
+    for status in (1000, 99, 0, -1, 70000):
+        assert httpx.get(f"{service.url}/?{status}", trust_env=False).status_code == 500
+    assert httpx.get(f"{service.url}/?999", trust_env=False).status_code == 999
+    assert service.all_workers() == before
+    service.stop()
+    assert "panicked" not in service.errors.path.read_text()
+
+
+@pytest.mark.parametrize("runs", ["loop", "inline"])
+@pytest.mark.parametrize(("path", "status"), [("403", 403), ("1000", 403), ("99", 403), ("subprotocol", 403)])
+def test_a_refused_web_socket_costs_no_worker(
+    start: Callable[[str], Service], runs: str, path: str, status: int
+) -> None:
+    service = start(runs)
+    before = service.all_workers()
+    with pytest.raises(websockets.InvalidStatus) as refused:
+        WebSocket(f"ws://127.0.0.1:{service.port}/{path}")
+    assert refused.value.response.status_code == status
+    if path == "403":
+        assert refused.value.response.headers.get_all("set-cookie") == ["b=2"]
+    assert service.all_workers() == before
+    service.stop()
+    said = service.errors.path.read_text()
+    assert "panicked" not in said
+    assert said.count("has a header more than once") == (path == "403")
