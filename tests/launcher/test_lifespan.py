@@ -1,6 +1,7 @@
 """What an application does with its lifespan, against Granian's own half of the protocol."""
 
 import asyncio
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -112,8 +113,12 @@ def test_however_it_ends_its_start_is_noted_and_requests_are_waited_for(
     monkeypatch.setattr(lifespan, "warn", lines.append)
     order: list[str] = []
 
+    ends: list[float] = []
+
     async def requests_done() -> None:
-        await asyncio.sleep(0.01)
+        ends.append(time.monotonic() + 0.01)
+        while time.monotonic() < ends[0]:
+            await asyncio.sleep(0.001)
         order.append("requests done")
 
     draining = Draining("json", application, requests_done)
