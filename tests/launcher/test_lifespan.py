@@ -1,7 +1,6 @@
 """What an application does with its lifespan, against Granian's own half of the protocol."""
 
 import asyncio
-import time
 from contextlib import suppress
 from typing import Any
 
@@ -113,12 +112,11 @@ def test_however_it_ends_its_start_is_noted_and_requests_are_waited_for(
     monkeypatch.setattr(lifespan, "warn", lines.append)
     order: list[str] = []
 
-    ends: list[float] = []
+    ended = asyncio.Event()  # of the last request
 
     async def requests_done() -> None:
-        ends.append(time.monotonic() + 0.01)
-        while time.monotonic() < ends[0]:
-            await asyncio.sleep(0.001)
+        asyncio.get_running_loop().call_later(0.01, ended.set)
+        await ended.wait()
         order.append("requests done")
 
     draining = Draining("json", application, requests_done)
