@@ -56,7 +56,9 @@ def are_closed(process: ServerProcess) -> bool:
 
     What its application has started may outlive it, and holds none of them.
     """
-    return process.pid == 0 or not group_exists(process.pid) or not _holds(process.pid, process.held)
+    if process.pid == 0:  # it was never started
+        return True
+    return process.ended() is not None and not (group_exists(process.pid) and _holds(process.pid, process.held))
 
 
 def group_exists(group: int) -> bool:

@@ -41,7 +41,7 @@ class Lifespan:
             await application(scope, self.receive, self.send)
         except (SystemExit, KeyboardInterrupt):  # it ends its worker
             raise
-        except BaseException as raised:
+        except BaseException as raised:  # whatever it is: it is served on, as ASGI has it
             if (task := asyncio.current_task()) is not None and task.cancelling():  # it is Granian's to end this
                 raise
             if self._is_used:

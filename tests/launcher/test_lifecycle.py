@@ -320,6 +320,9 @@ class Holder(ServerProcess):
         self.pid = pid
         self.held = frozenset({f"socket:[{os.fstat(held.fileno()).st_ino}]"})
 
+    def ended(self) -> str | None:
+        return "it ended"
+
 
 HOLDING = """
 import ctypes, os, sys, threading, time
