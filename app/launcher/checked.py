@@ -8,7 +8,10 @@ from app.settings.errors import shown
 
 
 class Checked:
-    """ASGI middleware that raises ValueError in the application for a status or a subprotocol that nobody can send."""
+    """ASGI middleware that raises ValueError in the application for a status or a subprotocol that cannot be sent.
+
+    A header that comes more than once in the refusal of a WebSocket is sent once.
+    """
 
     def __init__(self, application: Application) -> None:
         """Pass every call on to `application`."""
@@ -29,7 +32,9 @@ class Checked:
                 _check_status(message["status"])
                 message = self._without_repetition(message)
             elif message["type"] == "websocket.accept" and not (message.get("subprotocol") or "").isprintable():
-                raise ValueError(f"subprotocol={message['subprotocol']!r} is no token (RFC 6455, section 4.1)")
+                raise ValueError(
+                    f"subprotocol={message['subprotocol']!r} is no token (RFC 6455, section 4.1); give one that can be printed"
+                )
             await send(message)
 
         return send_checked

@@ -70,6 +70,7 @@ class Child:
                 os.setpgid(0, 0)
             _run(parent, work)
         self._code: int | None = None
+        self.is_killed = False
         _not_reaped[self.pid] = self
         with os.fdopen(ready, "rb", buffering=0) as pipe:
             self._must_be_made(pipe)
@@ -96,11 +97,16 @@ class Child:
 
     def kill(self) -> None:
         """End it at once, and wait until it has ended, for PATIENCE at most: `reap_others` reaps it then."""
+        self.send_kill()
+        end = time.monotonic() + PATIENCE
+        while self.exitcode is None and time.monotonic() < end:
+            time.sleep(0.001)
+
+    def send_kill(self) -> None:
+        """End it at once, without waiting for that."""
         if self.exitcode is None:
             os.kill(self.pid, signal.SIGKILL)
-            end = time.monotonic() + PATIENCE
-            while self.exitcode is None and time.monotonic() < end:
-                time.sleep(0.001)
+            self.is_killed = True
 
     def wait(self, options: int) -> int | None:
         """Reap it if it has ended, as waitpid(2) does with `options`; return the same as `exitcode`."""
@@ -130,6 +136,12 @@ def begun() -> None:
     if (made := getattr(_fork, "made", None)) is not None:
         _fork.made = None
         os.write(made, b"x")
+
+
+def killed_and_running() -> int | None:
+    """Return a `Child` that was killed and has not ended; it may hold sockets of listeners. None if there is none."""
+    killed = [each for each in _not_reaped.values() if each.is_killed]
+    return next((each.pid for each in killed if each.exitcode is None), None)
 
 
 def reap_others() -> None:

@@ -1,8 +1,10 @@
 """How a server process is drained: two signals from the launcher, and what the application's clients see of it."""
 
 import asyncio
+import math
 import mmap
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -16,6 +18,7 @@ CLOSE_NOTICE = signal.SIGRTMIN + 5
 DRAIN = signal.SIGRTMIN + 6
 """To a server process, which passes it on to its workers: accept no more, finish what was received, end."""
 CLOSE_FRAMES = 0.5  # seconds for the close frames of all WebSockets
+PUSHES = 1.0  # seconds for which an application may send to a WebSocket that has been closed
 
 CLOSE = (b"connection", b"close")
 RESTARTING = "the server restarts"
@@ -48,14 +51,13 @@ class Draining:
         """Close what is open, and what is accepted later, with 1012: a client may connect again at once."""
         self.restarting = True
         # A copy: inline, another thread may add one meanwhile.
-        closing = [asyncio.ensure_future(each.close()) for each in list(self.web_sockets) if each.accepted]
+        closing = {asyncio.ensure_future(each.close()): each for each in list(self.web_sockets) if each.accepted}
         if closing:
             _, unread = await asyncio.wait(closing, timeout=CLOSE_FRAMES)
+            # What waits for a client that reads nothing would abort the worker when Granian's runtime ends (2.8.7).
             for close in unread:
                 close.cancel()
-            # What waits for a client that reads nothing would abort the worker when Granian's runtime ends (2.8.7).
-            for each in list(self.web_sockets) if unread else ():
-                each.give_up()
+                closing[close].give_up()
 
     def __call__(self, scope: Message, receive: Receive, send: Send) -> Awaitable[None]:
         """Return the application's coroutine: for a request there is none of our own around it."""
@@ -85,8 +87,9 @@ class _WebSocket:
         self._receive = receive
         self._send = send
         self._pending: Any = None  # what the application waits for: an awaitable of Granian's, which can be cancelled
-        self._sending: Any = None  # the same
+        self._sending: set[Any] = set()  # the same, of all its tasks that send
         self._given_up = False
+        self._ends = math.inf  # when sending without an effect has to end (time.monotonic)
         self.accepted = False
         self.closed = False
         self._close_sent: asyncio.Future[None] | None = None  # done when our close frame has been sent
@@ -111,19 +114,22 @@ class _WebSocket:
         if self._given_up:
             raise ConnectionAbortedError(UNREAD)
         if self.closed:  # the application does not know yet: its next `receive` says so
+            if time.monotonic() > self._ends:  # it never receives
+                raise ConnectionAbortedError(RESTARTING)
             await asyncio.sleep(0)  # it may send again and again, without ever letting others go first
             return
         if message["type"] == "websocket.close":
             self.closed = True
-        self._sending = self._send(message)
+        sending: Any = self._send(message)
+        self._sending.add(sending)
         try:
-            await self._sending
+            await sending
         except asyncio.CancelledError:
             if self._given_up:  # else it is the application that was cancelled
                 raise ConnectionAbortedError(UNREAD) from None
             raise
         finally:
-            self._sending = None
+            self._sending.discard(sending)
         if message["type"] == "websocket.accept":
             self.accepted = True
             if self.worker.restarting:
@@ -133,7 +139,7 @@ class _WebSocket:
         """Close it. Granian sends the frame when nobody waits for a message any more (2.8.7), so that ends first."""
         if self.closed:
             return
-        self.closed = True
+        self.closed, self._ends = True, time.monotonic() + PUSHES
         self._close_sent = asyncio.get_running_loop().create_future()
         if self._pending is not None:
             with suppress(AttributeError):  # it is there already, and needs no waiting
@@ -146,7 +152,7 @@ class _WebSocket:
     def give_up(self) -> None:
         """Let the application wait for this client no longer: neither for its messages, nor to send it any."""
         self._given_up = True
-        for each in (self._sending, self._pending):
+        for each in (*self._sending, self._pending):
             with suppress(AttributeError):  # it waits for nothing, or it is there already
                 each.cancel()
 

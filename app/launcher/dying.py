@@ -10,13 +10,16 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from app.launcher.child import killed_and_running
 from app.launcher.log import ListenerLog
 from app.launcher.server_process import ServerProcess
 from app.launcher.sockets import ReuseportGroup
 
 PATIENCE = 0.3  # seconds that are waited for in one place
-LOOK = 0.05  # seconds between looks from then on
-GONE = (FileNotFoundError, ProcessLookupError, PermissionError)  # it has ended, or is another user's, hence no worker
+LOOKS = 0.05, 1.0  # seconds between looks from then on, at first and at last
+REMINDER = 60.0  # seconds between lines about the same
+GONE = (FileNotFoundError, ProcessLookupError)
+SOMETHING = "something that cannot be looked for now"
 
 
 class Dying:
@@ -26,39 +29,57 @@ class Dying:
         self.group = group
         self.reports = reports
         self.processes: list[ServerProcess] = []
+        self._pause = LOOKS[0]
+        self._next_look = self._next_line = 0.0
 
-    def add(self, process: ServerProcess) -> None:
-        """Take a process that has ended, or was killed; if its sockets are not closed soon, a line says so."""
+    def add(self, process: ServerProcess, *, wait: bool) -> None:
+        """Take a process that has ended, or was killed; `wait` a moment for its sockets, and say if that was too short."""
         self.processes.append(process)
-        end = time.monotonic() + PATIENCE
-        while not (is_closed := are_closed(process)) and time.monotonic() < end:
+        end = time.monotonic() + (PATIENCE if wait else 0.0)
+        while (holder := held_by(process, and_unreadable=True)) and time.monotonic() < end:
             time.sleep(0.005)
-        if not is_closed:
-            self.reports.warn(
-                f"server process {process.pid} is over, but its sockets are still held; nothing is renewed until they are closed"
-            )
+        if holder and wait:
+            self._report(process, holder)
+
+    def _report(self, process: ServerProcess, holder: str) -> None:
+        self._next_line = time.monotonic() + REMINDER
+        self.reports.warn(
+            f"server process {process.pid} has ended, but its sockets are still held by {holder}; this listener is not"
+            f" renewed until they are closed: if that lasts, end it, or restart"
+        )
 
     def close_sockets(self) -> bool:
         """Close the sockets that nobody else holds any more; return whether there was any."""
-        dead = [each for each in self.processes if are_closed(each)]
-        for process in dead:
-            self.processes.remove(process)
-            self.group.remove(process.endpoint.sockets)
-        return bool(dead)
+        before = len(self.processes)
+        for process in list(self.processes):
+            if (holder := held_by(process)) is None:
+                self.processes.remove(process)
+                self.group.remove(process.endpoint.sockets)
+            elif time.monotonic() > self._next_line > 0.0:
+                self._report(process, holder)
+        self._pause = min(2 * self._pause, LOOKS[1]) if self.processes else LOOKS[0]
+        self._next_look = time.monotonic() + self._pause
+        return len(self.processes) < before
 
     def next_event(self) -> float | None:
         """Return when to look again (time.monotonic); None for never."""
-        return time.monotonic() + LOOK if self.processes else None
+        return self._next_look if self.processes else None
 
 
-def are_closed(process: ServerProcess) -> bool:
-    """Return whether no process of a server process's group holds its sockets any more.
+def held_by(process: ServerProcess, *, and_unreadable: bool = False) -> str | None:
+    """Return what holds the sockets of a server process that is to end; None if nothing does.
 
-    What its application has started may outlive it, and holds none of them.
+    That is a process of its group; what its application has started may outlive it, and holds none of them. One of
+    another user, whose files may not be read, counts if `and_unreadable`: it may be a worker that has changed its user,
+    or what an application has executed (sudo).
     """
+    if (killed := killed_and_running()) is not None:  # it may have been forked to prove or to become a server process
+        return f"process {killed}"
     if process.pid == 0:  # it was never started
-        return True
-    return process.ended() is not None and not (group_exists(process.pid) and _holds(process.pid, process.held))
+        return None
+    if process.ended() is None:
+        return f"process {process.pid}"
+    return _holder(process.pid, process.held, and_unreadable=and_unreadable) if group_exists(process.pid) else None
 
 
 def group_exists(group: int) -> bool:
@@ -72,8 +93,8 @@ def group_exists(group: int) -> bool:
     return True
 
 
-def _holds(group: int, held: frozenset[str]) -> bool:
-    """Return whether a process of a group has one of these descriptors open, or that cannot be known now (proc(5)).
+def _holder(group: int, held: frozenset[str], *, and_unreadable: bool) -> str | None:
+    """Return which process of a group has one of these descriptors open (proc(5)).
 
     Each thread is asked: the first may be a zombie, which has none, while another still gives back memory.
     """
@@ -81,11 +102,18 @@ def _holds(group: int, held: frozenset[str]) -> bool:
         for process in filter(str.isdigit, os.listdir("/proc")):  # noqa: PTH208 - Path has no use for what is no file
             with suppress(*GONE):
                 stat = Path("/proc", process, "stat").read_bytes().rpartition(b")")[2].split()  # of a name of any bytes
-                if int(stat[2]) == group and any(each in held for each in _open_files(f"/proc/{process}/task")):
-                    return True
+                if int(stat[2]) == group and _has_open(f"/proc/{process}/task", held, and_unreadable=and_unreadable):
+                    return f"process {process}"
     except OSError:  # no descriptor to look by
-        return True
-    return False
+        return SOMETHING
+    return None
+
+
+def _has_open(threads: str, held: frozenset[str], *, and_unreadable: bool) -> bool:
+    try:
+        return any(each in held for each in _open_files(threads))
+    except PermissionError:
+        return and_unreadable
 
 
 def _open_files(threads: str) -> Iterator[str]:

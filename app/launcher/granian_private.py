@@ -105,6 +105,9 @@ class Server(Exporting):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Granian's
         super().__init__(*args, **kwargs)
+        for name in STATE.split():
+            if not hasattr(self, name):
+                raise RuntimeError(lacking(f"{Granian.__name__}.{name}"))
         self.young_deaths: dict[int, int] = {}  # in a row of each worker
         self.failed_starts: dict[int, int] = {}
         self.replaced: set[int] = set()
@@ -114,9 +117,6 @@ class Server(Exporting):
         )  # of each worker its size after its startup, written by it
         self.respawned_wrks = NeverRespawned()
         self.main_loop_interrupt = Interrupt(lambda: setattr(self, "rss_signal", True))  # `drain` sets it
-        for name in STATE.split():
-            if not hasattr(self, name):
-                raise RuntimeError(lacking(f"{Granian.__name__}.{name}"))
 
     def _init_shared_socket(self) -> None:
         self._ssp = self._shd = self._sso = None

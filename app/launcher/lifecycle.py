@@ -11,7 +11,7 @@
 
 A pair that is replaced on disk, or a reload of what a listener serves, starts a replacement in PROVING beside the one
 that is SERVING. When every worker of it has responded it is SERVING, and its predecessor is SETTLING. What comes while
-a predecessor is not ENDED waits: a listener has two server processes at most. A stop puts SERVING and SETTLING into
+a predecessor is not ENDED, and its sockets not closed (dying.py), waits: there are two server processes at most. A stop puts SERVING and SETTLING into
 CLOSING, shortens the deadlines of CLOSING and DRAINING, and kills what is PROVING, which has no clients; a second one
 kills all.
 
@@ -172,7 +172,7 @@ class Lifecycle:
         """Give up what is held of a process that has ended, or has to."""
         process.kill()
         process.enter(State.ENDED)
-        self.dying.add(process)
+        self.dying.add(process, wait=self.stop_end is None)
         slots = (self.current, self.replacement, self.predecessor)
         self.current, self.replacement, self.predecessor = (None if each is process else each for each in slots)
         self._close_sockets()

@@ -52,7 +52,7 @@ class Lifespan:
             await self._send({"type": "lifespan.startup.complete"})
             self._started()
         if "lifespan.shutdown" not in self._received:
-            await self._receive()
+            self._shutdown = self._shutdown or await self._receive()
             await self.requests_done()
         if not self._sent & {"lifespan.shutdown.complete", "lifespan.shutdown.failed"}:
             await self._send({"type": "lifespan.shutdown.complete"})
@@ -61,10 +61,10 @@ class Lifespan:
         """Return the next message to the application; the shutdown when all requests are done."""
         self._is_used = True
         message = self._shutdown or await self._receive()
-        self._received.add(message["type"])
         if message["type"] == "lifespan.shutdown":
-            self._shutdown = message  # whoever waits may be cancelled meanwhile, and ask again
+            self._shutdown = message  # whoever waits may be cancelled meanwhile, and ask again, or end
             await self.requests_done()
+        self._received.add(message["type"])
         return message
 
     async def send(self, message: Message) -> None:

@@ -150,7 +150,7 @@ class ServerProcess:
     def end_of_proof(self) -> None:
         """End the process that asks, whether it is through or not."""
         if self._prober is not None:
-            self._prober.kill()
+            self._prober.send_kill()
             self._prober = None
 
     def ended(self) -> str | None:
@@ -180,7 +180,7 @@ class ServerProcess:
         self.end_of_proof()
         if self._server is not None:
             self._signal_all(signal.SIGKILL)
-            self._server.kill()  # if it is so young that it does not lead its group yet
+            self._server.send_kill()  # if it is so young that it does not lead its group yet
 
     def _signal_all(self, number: signal.Signals) -> None:
         if self._server is not None and self._server.exitcode is None:  # else its number may be another's by now

@@ -3,6 +3,7 @@
 import signal
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from app.launcher import memory, signals
 from app.launcher.child import FAILED, MISCONFIGURED, STOPPED, reap_others
@@ -16,7 +17,7 @@ from app.launcher.server_process import Endpoint, ListenerError, State, Work
 from app.settings.config import Configuration, Listener, PairFiles
 from app.settings.errors import ConfigurationError
 
-PORTS = 1.0  # seconds that are waited for what was killed to give up its port
+PORTS = 0.5  # seconds that are waited for what was killed to give up its port
 SAME_STOP = 0.2  # seconds in which another signal is of the same stop
 Example = Callable[[Listener], str]
 
@@ -70,7 +71,8 @@ class Supervisor:
                 else:
                     exception(f"{reason}; stopping all listeners", failed)
                 self._fail(reason)
-        self._await_the_ports()
+        with suppress(OSError, MemoryError):  # it is a courtesy to the next start
+            self._await_the_ports()
         seconds = time.monotonic() - self.stop_began
         status = MISCONFIGURED if self.invalid else self.status
         event(f"stopped after {seconds:.2f} s: {self.stop_reason}; exit status {status}")
@@ -83,8 +85,9 @@ class Supervisor:
         end = time.monotonic() + PORTS
         while left := [each for each in self.listeners if each.dying.processes]:
             if time.monotonic() > end:
+                names = ", ".join(each.endpoint.listener.name for each in left)
                 warn(
-                    f"ports are still held by what was killed: {', '.join(each.endpoint.listener.name for each in left)}"
+                    f"listener {names}: what was killed still holds its port; wait until that has ended before a start"
                 )
                 return
             for each in left:

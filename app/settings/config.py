@@ -214,11 +214,11 @@ def _tls(prefix: str, table: TlsTable, folder: Path, environment: Mapping[str, s
     if "TLS_CERT" in environment or "TLS_KEY" in environment:
         return pair
     # A broken link, or a folder that may not be searched, is not "no pair": it is reported when it is read.
-    present = [each.path for each in (pair.certificate, pair.key) if each.is_there()]
-    missing = [each.path for each in (pair.certificate, pair.key) if each.path not in present]
+    present = [each for each in (pair.certificate, pair.key) if each.is_there()]
+    missing = [each for each in (pair.certificate, pair.key) if each not in present]
     if present and missing:
         raise ConfigurationError(
-            f"{prefix} {shown(present[0])} is there but {shown(missing[0])} is missing; add it"
+            f"{prefix} {present[0].shown()} is there but {missing[0].shown()} is missing; add it"
             f"{', or remove the other' if asked else ''}"
         )
     if missing and pair.client_authority:
@@ -227,7 +227,7 @@ def _tls(prefix: str, table: TlsTable, folder: Path, environment: Mapping[str, s
         )
     if missing and not asked:
         raise ConfigurationError(
-            f"{prefix} there is no pair: {shown(missing[0])} and {shown(missing[1])} are missing; put a certificate and"
+            f"{prefix} there is no pair: {missing[0].shown()} and {missing[1].shown()} are missing; put a certificate and"
             f" its key there (in a container, mount them), name others (TLS_CERT, TLS_KEY), or ask for a self-signed"
             f" pair that lasts as long as the run (--self-signed, {SELF_SIGNED_VARIABLE}=1)"
         )

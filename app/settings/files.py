@@ -1,6 +1,7 @@
 """Files that a setting names."""
 
 import os
+import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,10 @@ from typing import Self
 from app.settings.errors import ConfigurationError, shown
 
 MIB = 2**20
+PEM = ("-----BEGIN", "LS0tLS1CRUdJTi")
+"""What PEM begins with (RFC 7468), and the same in base64."""
+DER = re.compile(r"(?:^|/)M[A-Za-z0-9+/]{40}")
+"""What DER begins with, a sequence (X.690), in base64; the path of a file may look so, too."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class NamedFile:
         """
         if not text:
             raise ConfigurationError(f"{setting} is empty; {remedy}")
-        if "-----BEGIN" in text:  # never shown: it may be a private key
+        if any(each in text for each in PEM):  # never shown: it may be a private key
             raise ConfigurationError(
                 f"{setting} holds a certificate or a key itself; put it in a file, and give its path"
             )
@@ -48,7 +53,13 @@ class NamedFile:
 
     def __str__(self) -> str:
         """Return setting and value as an error shows them."""
-        return f"{self.setting}={shown(self.path)}"
+        return f"{self.setting}={self.shown()}"
+
+    def shown(self) -> str:
+        """Return the path for an error, but for one that may be a key in its place: nothing is there."""
+        if DER.search(str(self.path)) and not self.is_there():
+            return "(not shown, as it may be a key)"
+        return shown(self.path)
 
     def is_there(self) -> bool:
         """Return whether anything is at the path; a broken link counts, and so does a file in a closed folder.

@@ -81,7 +81,7 @@ def test_what_a_framework_does_works_on_all_listeners(
 def test_renewals_under_load_fail_no_request(
     launch: Launch, authority: trustme.CA, trust: ssl.SSLContext, tmp_path: Path, runs: str
 ) -> None:
-    """RENEWALS=30 makes the long form of it: a renewal takes 12 s, in which the process before it is drained."""
+    """RENEWALS=30 makes the long form of it: a renewal takes 11.5 s, in which the process before it is drained."""
     certs = issue(authority, tmp_path / "certs", "localhost", "127.0.0.1")
     service = launch(
         configured(tmp_path, with_certificate_interval(1)),

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
@@ -296,7 +298,7 @@ def test_nothing_is_renewed_while_a_killed_process_holds_its_sockets(
     predecessor, second = made.predecessor, current(made)
     assert isinstance(predecessor, Told)
     left: list[int] = [1]
-    monkeypatch.setattr(dying, "are_closed", lambda _: not left)
+    monkeypatch.setattr(dying, "held_by", lambda *_, **__: "process 7" if left else None)
     predecessor.end = "it ended"
     newer = dataclasses.replace(made.endpoint, server=msgspec.structs.replace(made.endpoint.server, backlog=9))
     made.renewal.reload(newer)
@@ -330,7 +332,7 @@ open("/proc/self/comm", "wb").write(b"caf\\xe9")  # a name of any bytes
 """
 ENDING_FIRST_THREAD = f"""
 threading.Thread(target=time.sleep, args=(60,)).start()
-ctypes.CDLL(None).syscall({ {"x86_64": 60, "aarch64": 93}[platform.machine()] }, 0)  # exit(2): of this thread alone
+ctypes.CDLL(None).syscall({ {"aarch64": 93, "riscv64": 93}.get(platform.machine(), 60) }, 0)  # exit(2): of this thread alone
 """
 
 
@@ -356,22 +358,49 @@ def holding() -> Iterator[Callable[[str], Holder]]:
         yield start
 
 
+def test_what_is_held_is_reported_and_looked_for_ever_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, holders, log = [1000.0], ["process 7"], KeptLog()
+    monkeypatch.setattr(
+        dying, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=lambda s: now.append(now.pop() + s))
+    )
+    monkeypatch.setattr(dying, "held_by", lambda *_, **__: holders[0] if holders else None)
+    removed: list[object] = []
+    group: Any = SimpleNamespace(remove=removed.append)
+    process: Any = SimpleNamespace(pid=9, endpoint=SimpleNamespace(sockets="its sockets"))
+    ended = dying.Dying(group, log)
+    ended.add(process, wait=True)
+    assert now[0] == pytest.approx(1000.0 + dying.PATIENCE, abs=0.01)
+    assert [each.split(";")[0] for each in log.warnings] == [
+        "server process 9 has ended, but its sockets are still held by process 7"
+    ]
+    looks = 0
+    while len(log.warnings) < 2:
+        assert not ended.close_sockets()
+        looks += 1
+        now[0] = ended.next_event() or 0.0
+    assert dying.REMINDER <= looks <= dying.REMINDER + 10
+    holders.clear()
+    assert ended.close_sockets()
+    assert removed == ["its sockets"]
+    assert ended.next_event() is None
+
+
 def test_sockets_are_not_closed_before_the_last_thread_ends(holding: Callable[[str], Holder]) -> None:
     """The first may be a zombie, while another gives back much memory before it closes them."""
     holder = holding(ENDING_FIRST_THREAD)
     wait_until(lambda: not is_running(holder.pid), "the end of the first thread")
-    assert not dying.are_closed(holder)
+    assert dying.held_by(holder) == f"process {holder.pid}"
     os.kill(holder.pid, signal.SIGKILL)
-    wait_until(lambda: dying.are_closed(holder), "the end of the other")
+    wait_until(lambda: dying.held_by(holder) is None, "the end of the other")
 
 
 def test_sockets_are_closed_though_a_process_of_the_application_lives_on(holding: Callable[[str], Holder]) -> None:
     holder = holding("import subprocess\nsubprocess.Popen(['sleep', '60'])\ntime.sleep(60)")
     wait_until(lambda: len(children(holder.pid)) == 1, "its child")
-    assert not dying.are_closed(holder)
+    assert dying.held_by(holder) == f"process {holder.pid}"
     (child,) = children(holder.pid)
     os.kill(holder.pid, signal.SIGKILL)
-    wait_until(lambda: dying.are_closed(holder), "the end of its parent")
+    wait_until(lambda: dying.held_by(holder) is None, "the end of its parent")
     assert dying.group_exists(holder.pid)
     os.kill(child, signal.SIGKILL)
 
@@ -384,7 +413,7 @@ def test_where_nothing_can_be_looked_at_sockets_may_be_held(
 
     holder = holding("time.sleep(60)")
     monkeypatch.setattr(os, "listdir", refuse_to_list)
-    assert not dying.are_closed(holder)
+    assert dying.held_by(holder) == dying.SOMETHING
 
 
 def test_a_process_of_another_user_in_a_group_is_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:

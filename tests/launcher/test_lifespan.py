@@ -66,6 +66,14 @@ async def shutting_down_early(_: Message, receive: Receive, send: Send) -> None:
     await send(ENDED)
 
 
+async def failing_while_requests_go_on(_: Message, receive: Receive, send: Send) -> None:
+    await receive()
+    await send(STARTED)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0.015):  # it is told to shut down after 0.01 s
+            await receive()
+
+
 async def polling(_: Message, receive: Receive, send: Send) -> None:
     await receive()
     await send(STARTED)
@@ -101,6 +109,7 @@ async def complete(_: Message, receive: Receive, send: Send) -> None:
         (starting_twice, ["lifespan raised AssertionError('Invalid lifespan state transition'); it is served on"]),
         (cancelled, ["lifespan raised CancelledError(); it is served on, and its shutdown will not run"]),
         (shutting_down_early, ["lifespan raised RuntimeError('lifespan.shutdown.complete was sent before lifespan.sh"]),
+        (failing_while_requests_go_on, []),
         (polling, []),
         (complete, []),
     ],

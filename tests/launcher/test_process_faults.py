@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.launcher.granian_private import FAILED_STARTS
 from app.launcher.memory import EXPENDABLE
 from bench import oracle
 from tests.support.applications import dying_application
@@ -51,7 +52,7 @@ def test_a_process_that_the_launcher_did_not_start_is_reaped(launch: Launch, pai
 
 
 def test_a_crash_loop_is_exit_1(launch: Launch, pair: dict[str, str], tmp_path: Path) -> None:
-    service = launch(**dying_application(tmp_path), **pair).ready()
+    service = launch(WORKERS="1", **dying_application(tmp_path), **pair).ready()
     (tmp_path / "dies").touch()
     for worker in service.workers(service.server_process_of("json-tls")):
         os.kill(worker, signal.SIGKILL)
@@ -164,7 +165,7 @@ def test_deaths_of_a_worker_that_has_started_are_no_crash_loop(launch: Launch, p
     """However soon they come: a client may have found a request that ends a worker."""
     service = launch(WORKERS="1", **pair).ready()
     server_process = service.server_process_of("json")
-    for _ in range(4):
+    for _ in range(FAILED_STARTS + 1):
         assert httpx.get(f"{service.url}/json/5?m=3", trust_env=False).content == oracle.body(5, 3)
         (worker,) = service.workers(server_process)
         os.kill(worker, signal.SIGKILL)

@@ -96,7 +96,7 @@ def test_a_new_pair_is_served_and_no_request_fails(
     *,
     drained: bool,
 ) -> None:
-    """Requests go on until the predecessor is drained, which takes 12 s, in two of the four."""
+    """Requests go on until the predecessor is drained, which takes 11.5 s, in two of the four."""
     folder = issue(authority, tmp_path / "certs")
     service = launch(configured(tmp_path, with_certificate_interval(1)), WORKERS=workers).ready()
     old, new = leaf_of(folder), issue(authority, tmp_path / "new")

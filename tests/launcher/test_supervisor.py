@@ -13,7 +13,7 @@ from unittest import mock
 import pytest
 
 from app.launcher import signals, supervisor
-from app.launcher.child import FAILED
+from app.launcher.child import FAILED, STOPPED
 from app.launcher.reloading import Reloaded
 from app.launcher.server_process import ListenerError, State, Work
 from app.launcher.supervisor import Supervisor
@@ -146,7 +146,8 @@ def test_what_fails_again_at_the_stop_kills_all(supervise: Callable[..., Supervi
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The supervisor's clock, which the test moves."""
     moved = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr(supervisor, "time", SimpleNamespace(monotonic=lambda: moved.now))
+    moved.sleep = lambda seconds: setattr(moved, "now", moved.now + seconds)
+    monkeypatch.setattr(supervisor, "time", SimpleNamespace(monotonic=lambda: moved.now, sleep=moved.sleep))
     return moved
 
 
@@ -189,6 +190,20 @@ def test_a_second_signal_kills_unless_it_is_of_the_same_stop(
     clock.now += seconds
     made._take(second)  # noqa: SLF001
     assert (one.stopped, one.killed) == (True, killed)
+
+
+def test_a_stop_waits_a_moment_for_ports_that_are_still_held(
+    supervise: Callable[..., Supervisor], clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(supervisor, "warn", lambda line, *_: lines.append(line))
+    one = Told(nothing, processes=(Process(),))
+    one.dying = SimpleNamespace(processes=["one"], close_sockets=lambda: False)
+    made = supervise(one)
+    made._take(signal.SIGTERM)  # noqa: SLF001
+    assert made.run() == STOPPED
+    assert clock.now == pytest.approx(1000.0 + supervisor.PORTS, abs=0.05)
+    assert lines == ["listener test: what was killed still holds its port; wait until that has ended before a start"]
 
 
 def test_the_first_signal_after_a_failure_kills_nobody(

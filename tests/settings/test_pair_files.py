@@ -1,5 +1,6 @@
 """Which pair is served: TLS_CERT and TLS_KEY, the default files, or a self-signed one."""
 
+import base64
 import resource
 import shutil
 import subprocess
@@ -157,3 +158,7 @@ def test_a_key_in_the_place_of_its_path_is_never_shown(tmp_path: Path, pair: dic
     in_the_file = check(configured(tmp_path, text))
     assert in_the_file.returncode == 2
     assert secret not in by_variable + in_the_file.stderr + in_the_file.stdout
+    for form in ("".join(key.splitlines()[1:-1]), base64.b64encode(key.encode()).decode()):
+        line = rejected(**(pair | {variable: form}))
+        assert form[:40] not in line
+        assert f"{variable}" in line
