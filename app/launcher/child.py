@@ -71,9 +71,11 @@ class Child:
             _run(parent, work)
         self._code: int | None = None
         self.is_killed = False
+        self.keeps: Collection[socket.socket] | None = None  # all, until it has begun
         _not_reaped[self.pid] = self
         with os.fdopen(ready, "rb", buffering=0) as pipe:
             self._must_be_made(pipe)
+        self.keeps = tuple(keeps)
 
     def _must_be_made(self, pipe: FileIO) -> None:
         """Wait until the child holds no socket that it does not keep, or has ended. Raises OSError if neither comes.
@@ -108,6 +110,10 @@ class Child:
             os.kill(self.pid, signal.SIGKILL)
             self.is_killed = True
 
+    def may_hold(self, sockets: Collection[socket.socket]) -> bool:
+        """Return whether it keeps one of these sockets open, or has not closed those that it does not keep."""
+        return self.keeps is None or any(each in self.keeps for each in sockets)
+
     def wait(self, options: int) -> int | None:
         """Reap it if it has ended, as waitpid(2) does with `options`; return the same as `exitcode`."""
         # Its number is its own, and its group's, until it is reaped.
@@ -138,10 +144,10 @@ def begun() -> None:
         os.write(made, b"x")
 
 
-def killed_and_running() -> int | None:
-    """Return a `Child` that was killed and has not ended; it may hold sockets of listeners. None if there is none."""
+def killed_holder(sockets: Collection[socket.socket]) -> int | None:
+    """Return a `Child` that was killed, has not ended, and may hold one of these sockets; None if there is none."""
     killed = [each for each in _not_reaped.values() if each.is_killed]
-    return next((each.pid for each in killed if each.exitcode is None), None)
+    return next((each.pid for each in killed if each.exitcode is None and each.may_hold(sockets)), None)
 
 
 def reap_others() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from app.launcher.child import killed_and_running
+from app.launcher.child import killed_holder
 from app.launcher.log import ListenerLog
 from app.launcher.server_process import ServerProcess
 from app.launcher.sockets import ReuseportGroup
@@ -73,7 +73,9 @@ def held_by(process: ServerProcess, *, and_unreadable: bool = False) -> str | No
     another user, whose files may not be read, counts if `and_unreadable`: it may be a worker that has changed its user,
     or what an application has executed (sudo).
     """
-    if (killed := killed_and_running()) is not None:  # it may have been forked to prove or to become a server process
+    if (
+        killed := killed_holder(process.endpoint.sockets)
+    ) is not None:  # what has proved it, or a fork that never began
         return f"process {killed}"
     if process.pid == 0:  # it was never started
         return None

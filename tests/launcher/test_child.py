@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Collection
 from contextlib import closing
 
@@ -124,3 +125,16 @@ def test_a_process_ends_whatever_its_streams_are(odd: object) -> None:
     child = Child(work)
     wait_until(lambda: child.exitcode is not None, "its end")
     assert child.exitcode == 0
+
+
+def test_a_child_that_was_killed_may_hold_what_it_keeps_until_it_has_ended() -> None:
+    with socket.socket() as kept, socket.socket() as other:
+        made = Child(lambda: time.sleep(60), keeps=[kept])
+        assert child.killed_holder([kept]) is None
+        os.kill(made.pid, signal.SIGSTOP)
+        made.is_killed = True  # and slow to die
+        assert (child.killed_holder([other, kept]), child.killed_holder([other])) == (made.pid, None)
+        made.keeps = None  # it has not begun
+        assert child.killed_holder([other]) == made.pid
+        made.kill()
+        assert child.killed_holder([other]) is None

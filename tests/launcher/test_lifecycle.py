@@ -320,6 +320,7 @@ class Holder(ServerProcess):
 
     def __init__(self, pid: int, held: socket.socket) -> None:
         self.pid = pid
+        self.endpoint: Any = SimpleNamespace(sockets=[held])
         self.held = frozenset({f"socket:[{os.fstat(held.fileno()).st_ino}]"})
 
     def ended(self) -> str | None:
