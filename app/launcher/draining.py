@@ -22,6 +22,7 @@ PUSHES = 1.0  # seconds for which an application may send to a WebSocket that ha
 
 CLOSE = (b"connection", b"close")
 RESTARTING = "the server restarts"
+ENDED = "the application has ended its call for this WebSocket"
 UNREAD = "the server restarts, and the client does not read"
 SERVICE_RESTART = 1012  # RFC 6455, section 7.4.2, and IANA's registry of WebSocket close codes
 
@@ -57,7 +58,7 @@ class Draining:
             # What waits for a client that reads nothing would abort the worker when Granian's runtime ends (2.8.7).
             for close in unread:
                 close.cancel()
-                closing[close].give_up()
+                closing[close].give_up(UNREAD)
 
     def __call__(self, scope: Message, receive: Receive, send: Send) -> Awaitable[None]:
         """Return the application's coroutine: for a request there is none of our own around it."""
@@ -76,6 +77,7 @@ class Draining:
         try:
             await self.application(scope, one.receive, one.send)
         finally:
+            one.give_up(ENDED)  # tasks that it has left may send still
             self.web_sockets.discard(one)
 
 
@@ -88,7 +90,7 @@ class _WebSocket:
         self._send = send
         self._pending: Any = None  # what the application waits for: an awaitable of Granian's, which can be cancelled
         self._sending: set[Any] = set()  # the same, of all its tasks that send
-        self._given_up = False
+        self._given_up = ""  # why nothing is waited for any more
         self._ends = math.inf  # when sending without an effect has to end (time.monotonic)
         self.accepted = False
         self.closed = False
@@ -111,13 +113,11 @@ class _WebSocket:
         return message
 
     async def send(self, message: Message) -> None:
-        if self._given_up:
-            raise ConnectionAbortedError(UNREAD)
-        if self.closed:  # the application does not know yet: its next `receive` says so
-            if time.monotonic() > self._ends:  # it never receives
-                raise ConnectionAbortedError(RESTARTING)
+        if self._given_up or self.closed:
             await asyncio.sleep(0)  # it may send again and again, without ever letting others go first
-            return
+            if self._given_up or time.monotonic() > self._ends:
+                raise ConnectionAbortedError(self._given_up or RESTARTING)
+            return  # the application does not know yet: its next `receive` says so
         if message["type"] == "websocket.close":
             self.closed = True
         sending: Any = self._send(message)
@@ -126,7 +126,7 @@ class _WebSocket:
             await sending
         except asyncio.CancelledError:
             if self._given_up:  # else it is the application that was cancelled
-                raise ConnectionAbortedError(UNREAD) from None
+                raise ConnectionAbortedError(self._given_up) from None
             raise
         finally:
             self._sending.discard(sending)
@@ -149,9 +149,9 @@ class _WebSocket:
         finally:
             self._close_sent.set_result(None)
 
-    def give_up(self) -> None:
+    def give_up(self, why: str) -> None:
         """Let the application wait for this client no longer: neither for its messages, nor to send it any."""
-        self._given_up = True
+        self._given_up = why
         for each in (*self._sending, self._pending):
             with suppress(AttributeError):  # it waits for nothing, or it is there already
                 each.cancel()

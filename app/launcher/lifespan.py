@@ -7,7 +7,7 @@ from typing import NoReturn
 from app.launcher.asgi import Application, Message, Receive, Send
 from app.launcher.child import STARTUP_FAILED, end_process
 from app.launcher.log import error, keep_loggers, warn
-from app.settings.errors import shown
+from app.settings.errors import described
 
 
 class Lifespan:
@@ -89,7 +89,7 @@ class Lifespan:
             what, follows = "shutdown", "the worker ends all the same"
         elif "lifespan.startup.complete" in self._sent:
             what, follows = "lifespan", "it is served on, and its shutdown will not run"
-        warn(f"listener {self.listener}: the application's {what} raised {shown(repr(raised))}; {follows}")
+        warn(f"listener {self.listener}: the application's {what} raised {described(raised)}; {follows}")
 
     def _end(self, reason: str) -> NoReturn:
         """End this worker, whose application reports that its startup has failed; a traceback comes before the line."""

@@ -30,6 +30,7 @@ OF_GRANIAN: dict[str, Any] = {
     },
 }
 """Granian's loggers, for logging.config.dictConfig."""
+DETAILS = "granian_json_details"  # of a record: a name that no application takes
 PLAIN = "plain"
 """Beside the formats of app/settings/tables.py: messages alone, for a command that somebody has typed."""
 FIELDS = ["timestamp", "levelname", "listener", "process", "message"]
@@ -78,7 +79,7 @@ def exception(message: str, raised: BaseException) -> None:
 
 
 def _log(level: int, message: str, listener: str | None, details: str = "") -> None:
-    _write(level, message, {"listener": listener or _context["listener"], "details": _encodable(details)})
+    _write(level, message, {"listener": listener or _context["listener"], DETAILS: _encodable(details)})
 
 
 def _write(level: int, message: str, more: Mapping[str, str], raised: BaseException | None = None) -> None:
@@ -106,7 +107,7 @@ def _complete(record: logging.LogRecord) -> bool:
     record.process = os.getpid()  # also where logging.logProcesses is off
     record.timestamp = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
     record.listener = getattr(record, "listener", _context["listener"])
-    if details := record.__dict__.pop("details", ""):
+    if details := record.__dict__.pop(DETAILS, ""):
         record.exc_text = details.rstrip()
     if record.name == ACCESS and isinstance(record.args, Mapping):
         parts: dict[str, Any] = {ours: record.args.get(theirs) for theirs, ours in REQUEST.items()}

@@ -182,8 +182,12 @@ def _is_for_waiting(error: BaseException) -> bool:
     """Return whether the application has waited where the request was brought: the loop's thread is the main one."""
     if threading.current_thread() is threading.main_thread():
         return False
-    no_loop = isinstance(error, RuntimeError | AttributeError) and NO_LOOP.search(str(error)) is not None
-    return no_loop or isinstance(error, WaitsInlineError)
+    if isinstance(error, WaitsInlineError):
+        return True
+    try:
+        return isinstance(error, RuntimeError | AttributeError) and NO_LOOP.search(str(error)) is not None
+    except Exception:  # noqa: BLE001 - the application's error cannot be written: it is no library's
+        return False
 
 
 def _place(error: BaseException) -> str:

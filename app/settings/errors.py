@@ -12,6 +12,14 @@ class ConfigurationError(Exception):
         self.details = details
 
 
+def described(error: BaseException) -> str:
+    """Return what an exception of somebody else's code says of itself, or its type if that raises, too."""
+    try:
+        return shown(repr(error))
+    except Exception:  # noqa: BLE001 - of the application's code
+        return type(error).__name__
+
+
 def shown(value: object) -> str:
     """Return `value` as text for an error, cut at SHOWN characters."""
     text = str(value)

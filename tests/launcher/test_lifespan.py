@@ -54,6 +54,16 @@ async def starting_twice(_: Message, receive: Receive, send: Send) -> None:
     await send(STARTED)
 
 
+class Unwritable(Exception):  # noqa: N818 - it is what it is
+    def __repr__(self) -> str:
+        raise LookupError
+
+
+async def failing_unwritably(_: Message, receive: Receive, __: Send) -> None:
+    await receive()
+    raise Unwritable
+
+
 async def cancelled(_: Message, receive: Receive, send: Send) -> None:
     await receive()
     await send(STARTED)
@@ -107,6 +117,7 @@ async def complete(_: Message, receive: Receive, send: Send) -> None:
         (failing_later, ["lifespan raised RuntimeError('pool gone'); it is served on, and its shutdown will not run"]),
         (failing_shutdown, ["shutdown raised RuntimeError('cannot close'); the worker ends all the same"]),
         (starting_twice, ["lifespan raised AssertionError('Invalid lifespan state transition'); it is served on"]),
+        (failing_unwritably, ["startup raised Unwritable; it is served without a lifespan"]),
         (cancelled, ["lifespan raised CancelledError(); it is served on, and its shutdown will not run"]),
         (shutting_down_early, ["lifespan raised RuntimeError('lifespan.shutdown.complete was sent before lifespan.sh"]),
         (failing_while_requests_go_on, []),

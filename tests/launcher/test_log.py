@@ -369,3 +369,8 @@ def test_a_traceback_that_cannot_be_formatted_is_a_line(capfd: pytest.CaptureFix
     error = capfd.readouterr().err
     assert re.search(r"logs what cannot be formatted", error)
     assert len(error) < 5000
+
+
+def test_what_an_application_adds_to_a_record_is_its_own(capfd: pytest.CaptureFixture[str]) -> None:
+    log.LogHandler().handle(logging.makeLogRecord({"msg": "a note", "details": {"any": "thing"}}))
+    assert "a note" in capfd.readouterr().err

@@ -95,6 +95,8 @@ async def app(scope, receive, send):
 PUSHING = f"""
 import asyncio
 {APP}
+pushing = set()
+
 async def push(send):
     while True:
         sending = asyncio.ensure_future(send({{"type": "websocket.send", "text": "x" * 100_000}}))
@@ -112,7 +114,10 @@ async def app(scope, receive, send):
     elif scope["type"] == "websocket":
         await receive()
         await send({{"type": "websocket.accept"}})
-        await asyncio.gather(push(send), push(send))
+        pushing.update(asyncio.ensure_future(push(send)) for _ in range(2))
+        if scope["path"] == "/":
+            await asyncio.wait(pushing)
+        await asyncio.sleep(1)
     else:
         await respond(send, b"ok")
         if scope["path"] == "/work":
@@ -281,8 +286,9 @@ def test_a_web_socket_that_is_sent_to_without_a_pause_costs_nobody_a_response_at
     service.gone()
 
 
+@pytest.mark.parametrize("path", ["/", "/left"])
 def test_a_web_socket_client_that_does_not_read_costs_no_work_at_a_stop(
-    start: Callable[..., Service], tmp_path: Path
+    start: Callable[..., Service], tmp_path: Path, path: str
 ) -> None:
     """What waits for it would end its worker at once: without what goes on after responses, and the shutdown."""
     service = start(PUSHING, configured(tmp_path, with_web_sockets()), WORKERS="1").ready()
@@ -291,7 +297,7 @@ def test_a_web_socket_client_that_does_not_read_costs_no_work_at_a_stop(
     with socket.socket() as unread:
         unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         unread.connect(("127.0.0.1", service.port))
-        unread.sendall(b"GET / HTTP/1.1\r\nhost: a\r\n" + handshake + b"\r\n")
+        unread.sendall(f"GET {path} HTTP/1.1\r\nhost: a\r\n".encode() + handshake + b"\r\n")
         wait_until(lambda: notes.exists() and "full" in notes.read_text(), "a send that waits")
         assert httpx.get(f"{service.url}/work", trust_env=False).text == "ok"
         service.stop()

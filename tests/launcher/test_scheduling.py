@@ -118,6 +118,18 @@ def test_inline_a_request_that_works_on_after_its_response_is_waited_for(loop: u
     assert done == ["this step", "what has moved to the loop"]
 
 
+def test_inline_an_error_that_cannot_be_written_is_the_watchers(loop: uvloop.Loop) -> None:
+    class UnwritableError(RuntimeError):
+        def __str__(self) -> str:
+            raise TypeError
+
+    async def fail(_: object, __: object) -> None:
+        raise UnwritableError
+
+    watcher, _ = brought(inline(loop, contextvars.copy_context(), watched(fail)))
+    assert isinstance(watcher.ended, UnwritableError)
+
+
 def test_inline_two_requests_do_not_share_context_variables(loop: uvloop.Loop) -> None:
     found: list[str] = []
 

@@ -158,7 +158,31 @@ def test_a_key_in_the_place_of_its_path_is_never_shown(tmp_path: Path, pair: dic
     in_the_file = check(configured(tmp_path, text))
     assert in_the_file.returncode == 2
     assert secret not in by_variable + in_the_file.stderr + in_the_file.stdout
-    for form in ("".join(key.splitlines()[1:-1]), base64.b64encode(key.encode()).decode()):
+    body = "".join(key.splitlines()[1:-1])
+    encoded = base64.b64encode(key.encode()).decode()
+    forms = [
+        body,
+        f'"{body}"',
+        f" {body}",
+        f"base64:{body}",
+        base64.b64decode(body).hex(),
+        body.replace("+", "-").replace("/", "_"),
+        encoded,
+    ]
+    forms += [base64.b64encode(f"{each}{key}".encode()).decode() for each in ("\n", "\r\n", "Bag Attributes\n")]
+    for form in forms:
         line = rejected(**(pair | {variable: form}))
-        assert form[:40] not in line
-        assert f"{variable}" in line
+        assert variable in line
+        assert not any(form[start : start + 24] in line for start in range(len(form) - 24))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc/letsencrypt/live/api.example.com/privkey.pem",
+        f"/var/lib/docker/overlay2/{64 * 'a'}/server.key",
+        "/srv/MyApplication/certificates/production/server",
+    ],
+)
+def test_a_path_that_is_missing_is_shown(pair: dict[str, str], path: str) -> None:
+    assert f"TLS_KEY={path} cannot be read (No such file" in rejected(**(pair | {"TLS_KEY": path}))
