@@ -117,13 +117,16 @@ class Child:
     def wait(self, options: int) -> int | None:
         """Reap it if it has ended, as waitpid(2) does with `options`; return the same as `exitcode`."""
         # Its number is its own, and its group's, until it is reaped.
-        if self.leads_group and os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | options) is not None:
-            with suppress(ProcessLookupError):  # it has ended before it led one
-                os.killpg(self.pid, signal.SIGKILL)
-        pid, status = os.waitpid(self.pid, options)
+        try:
+            if self.leads_group and os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | options) is not None:
+                with suppress(ProcessLookupError):  # it has ended before it led one
+                    os.killpg(self.pid, signal.SIGKILL)
+            pid, status = os.waitpid(self.pid, options)
+        except ChildProcessError:  # an application in this process has reaped it, or has ignored SIGCHLD
+            pid, status = self.pid, FAILED << 8
         if pid:
             self._code = os.waitstatus_to_exitcode(status)
-            del _not_reaped[pid]
+            _not_reaped.pop(self.pid, None)
         return self._code
 
 

@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
 from app.launcher.child import killed_holder
 from app.launcher.log import ListenerLog
@@ -103,8 +102,9 @@ def _holder(group: int, held: frozenset[str], *, and_unreadable: bool) -> str | 
     try:
         for process in filter(str.isdigit, os.listdir("/proc")):  # noqa: PTH208 - Path has no use for what is no file
             with suppress(*GONE):
-                stat = Path("/proc", process, "stat").read_bytes().rpartition(b")")[2].split()  # of a name of any bytes
-                if int(stat[2]) == group and _has_open(f"/proc/{process}/task", held, and_unreadable=and_unreadable):
+                if os.getpgid(int(process)) == group and _has_open(
+                    f"/proc/{process}/task", held, and_unreadable=and_unreadable
+                ):
                     return f"process {process}"
     except OSError:  # no descriptor to look by
         return SOMETHING

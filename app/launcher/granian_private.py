@@ -23,7 +23,6 @@ by tests/launcher/test_granian_contract.py alone, which tries each:
 """
 
 import asyncio
-import math
 import mmap
 import socket
 import struct
@@ -40,12 +39,13 @@ from granian.server import mp
 from app.launcher import memory, scheduling
 from app.launcher.child import STARTUP_FAILED
 from app.launcher.granian_metrics import Exporting
-from app.launcher.granian_worker import PATIENCE, Worker
+from app.launcher.granian_worker import PATIENCE, NeverRespawned, Worker
 from app.launcher.interrupt import Interrupt
 from app.launcher.log import event, warn
 from app.launcher.sockets import close
 
 GROWTH_INTERVAL = 2  # seconds between looks at the size of the workers
+RETRY = 60  # seconds until a worker is replaced whose replacement has not started
 METHODS = "_init_shared_socket _respawn_workers _spawn_worker _drop_shared_socket _start_ipc _start_metrics _stop_metrics _watch_workers_rss _handle_rss_signal _stop_workers signal_handler_interrupt"
 STATE = "_metrics _metrics_exporter metrics_enabled wrks interrupt_children respawned_wrks workers_rss rss_signal main_loop_interrupt workers_kill_timeout interrupt_signal _ssp _shd"
 SIZE = struct.Struct("Q")  # bytes
@@ -87,20 +87,13 @@ def schedule_by(how: Callable[[asyncio.AbstractEventLoop, Context, scheduling.Ca
     mp._new_cbscheduler = lambda loop, call, **_: Scheduler(loop, call, None, None, None)  # type: ignore[attr-defined]  # noqa: SLF001
 
 
-class NeverRespawned(dict[int, float]):
-    """When workers were replaced: never. Granian takes a death within 5.5 s of it for a crash loop, or of the boot (0)."""
-
-    def get(self, *_: object) -> Any:  # noqa: ANN401 - as `dict` has it
-        """Return a time that is long past (time.monotonic())."""
-        return -math.inf
-
-
 class Server(Exporting):
     """Granian on sockets that were bound before it: connections wait in them while a worker is replaced."""
 
     sockets: Sequence[socket.socket]
     growth: int  # MiB that a worker may grow by
     start_deadline: int  # seconds
+    no_growth_until = 0.0  # when workers that have grown are looked for again (time.monotonic())
     former: Worker | None = None  # what is being replaced, or was replaced and has not ended yet
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Granian's
@@ -142,10 +135,20 @@ class Server(Exporting):
                 return
             time.sleep(0.02)
 
+    def keep(self, former: Worker) -> bool:
+        """Put back a worker that was to be replaced if the other has not started; return whether it was put back."""
+        if self.interrupt_signal or self._size_at_start(former.idx):
+            return False
+        self.wrks[former.idx].kill()
+        self.wrks[former.idx] = former
+        SIZE.pack_into(self.started, SIZE.size * former.idx, self.size_of_former)
+        self.no_growth_until = time.monotonic() + RETRY
+        return True
+
     def _handle_rss_signal(self, *args: Any) -> None:  # noqa: ANN401
         """Replace the workers that have grown by more than `growth` since their startup: an import is no growth."""
         grown = []
-        for idx, worker in enumerate(self.wrks):
+        for idx, worker in enumerate(self.wrks if time.monotonic() > self.no_growth_until else ()):
             with suppress(OSError):  # it has ended
                 size = self._size_at_start(idx)
                 if size and memory.resident(worker.inner.pid) > size + self.growth * 2**20:
@@ -156,6 +159,7 @@ class Server(Exporting):
 
     def _spawn_worker(self, idx: int, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         self.spawning = idx
+        self.size_of_former = self._size_at_start(idx)
         SIZE.pack_into(self.started, SIZE.size * idx, 0)
         self._shd = _granian.SocketHolder(self.sockets[idx].fileno(), False, self.backlog)  # type: ignore[call-arg, assignment]  # noqa: FBT003
         worker = super()._spawn_worker(idx, *args, **kwargs)
@@ -205,6 +209,10 @@ class Server(Exporting):
                 if delay:
                     warn(f"{former.name} has grown by more than worker_growth={self.growth} MiB; it is replaced")
                 super()._respawn_workers([idx], *args, delay=delay)
+                if former is self.wrks[idx]:
+                    former.is_kept, self.former = False, None
+                    warn(f"{former.name} serves on: what was to replace it has not started; it is tried again")
+                    continue
                 event(f"{self.wrks[idx].name} has replaced pid {former.inner.pid}")
                 if not former.is_alive():  # else a worker that is forked later closes what it has of it
                     self.former = None

@@ -4,11 +4,13 @@ These are the names; app/launcher/granian_private.py says when they are checked:
 `.idx`, `.birth`, `.parent`, `.interrupt_by_parent`, `.start`, `._watch`, `._watcher` and `.terminate`.
 """
 
+import math
 import os
 import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 from granian.server import mp
 
@@ -21,11 +23,21 @@ FORK_PAUSE = 0.5  # seconds until a fork that failed is tried again
 PATIENCE = 0.1  # seconds until it is seen that the server was told to drain
 
 
+class NeverRespawned(dict[int, float]):
+    """When workers were replaced: never. Granian takes a death within 5.5 s of it for a crash loop, or of the boot (0)."""
+
+    def get(self, *_: object) -> Any:  # noqa: ANN401 - as `dict` has it
+        """Return a time that is long past (time.monotonic())."""
+        return -math.inf
+
+
 class Worker(mp.WorkerProcess):
     """A worker as its server process sees it."""
 
     sentinels: frozenset[int] = frozenset()
     """Descriptors that the server process got by starting this worker, and that no other worker needs."""
+    is_kept = False
+    """Whether it serves on, as its replacement has not started; Granian takes it for one that has ended, for a moment."""
     death: float | None = None  # by time.monotonic()
 
     def start(self) -> None:
@@ -89,6 +101,9 @@ class Worker(mp.WorkerProcess):
         """
         if self not in self.parent.wrks and self.is_alive():
             self.parent.await_start(self.idx)  # type: ignore[attr-defined]
+            self.is_kept = self.parent.keep(self)  # type: ignore[attr-defined]
+            if self.is_kept:
+                return
         self.interrupt_by_parent = True
         self._signal(DRAIN)
 
@@ -98,12 +113,15 @@ class Worker(mp.WorkerProcess):
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: int) -> None:
-        if self.is_alive():
+        if self._runs():
             with suppress(ProcessLookupError):  # its watching thread has reaped it meanwhile
                 os.kill(self.inner.pid, number)
 
     def is_alive(self) -> bool:
-        """Return whether it runs; one that could not be started does not."""
+        """Return whether it runs, and is not kept; one that could not be started does not."""
+        return self._runs() and not self.is_kept
+
+    def _runs(self) -> bool:
         return self.inner.pid is not None and bool(self.inner.is_alive())
 
     def join(self, timeout: float | None = None) -> None:

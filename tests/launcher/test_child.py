@@ -138,3 +138,12 @@ def test_a_child_that_was_killed_may_hold_what_it_keeps_until_it_has_ended() -> 
         assert child.killed_holder([other]) == made.pid
         made.kill()
         assert child.killed_holder([other]) is None
+
+
+@pytest.mark.parametrize("leads_group", [False, True])
+def test_a_child_that_somebody_else_has_reaped_has_ended(*, leads_group: bool) -> None:
+    """As an application does that is imported in the launcher, and ignores SIGCHLD or waits for any child."""
+    made = Child(lambda: None, leads_group=leads_group)
+    os.waitpid(made.pid, 0)
+    assert made.exitcode == 1
+    made.kill()

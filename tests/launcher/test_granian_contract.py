@@ -322,7 +322,9 @@ def test_a_worker_that_is_replaced_waits_for_the_others_startup(
 ) -> None:
     alive = [True]
     made.start_deadline, made.spawning = 30, 0
-    made.wrks = [SimpleNamespace(is_alive=lambda: alive[0])]
+    killed: list[bool] = []
+    made.wrks = [SimpleNamespace(is_alive=lambda: alive[0], kill=lambda: killed.append(True))]
+    made.size_of_former = 7
     before = Worker.__new__(Worker)
     before.parent, before.idx = made, 0
     monkeypatch.setattr(Worker, "is_alive", lambda _: True)
@@ -339,6 +341,7 @@ def test_a_worker_that_is_replaced_waits_for_the_others_startup(
         made.interrupt_signal = True
     thread.join(5)
     assert not thread.is_alive()
+    assert (made.wrks == [before], before.is_kept, killed == [True]) == 3 * (what == "ends",)
 
 
 def test_a_request_is_scheduled_as_told(monkeypatch: pytest.MonkeyPatch) -> None:

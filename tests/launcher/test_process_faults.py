@@ -14,6 +14,7 @@ from app.launcher.memory import EXPENDABLE
 from bench import oracle
 from tests.support.applications import dying_application
 from tests.support.certificates import leaf_of
+from tests.support.configuration import SERVER_TOML, configured
 from tests.support.load import Loads
 from tests.support.processes import ROOT, children, freeze, open_files, wait_until
 from tests.support.renewals import Renewing
@@ -220,3 +221,39 @@ def test_the_kernel_is_to_kill_workers_first_when_memory_is_out(launch: Launch, 
     assert {score(each) for each in service.server_processes} == {usual}
     assert {score(each) for workers in service.all_workers() for each in workers} == {min(1000, usual + EXPENDABLE)}
     service.stop()
+
+
+GROWING = """
+from pathlib import Path
+from tests.support.applications import respond
+
+kept = []
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await receive()
+        if Path(FLAG).exists():
+            await send({"type": "lifespan.startup.failed", "message": "no database"})
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+    else:
+        if scope["path"] == "/grow":
+            kept.append(bytes(range(256)) * (100 * 4096))
+        await respond(send, b"ok")
+"""
+
+
+def test_a_worker_that_has_grown_serves_on_if_its_replacement_does_not_start(launch: Launch, tmp_path: Path) -> None:
+    flag = tmp_path / "fails"
+    (tmp_path / "growing.py").write_text(GROWING.replace("FLAG", repr(str(flag))))
+    arguments = configured(tmp_path, SERVER_TOML.replace("worker_growth = 512", "worker_growth = 64"))
+    service = launch(arguments, APPLICATION="growing:app", PYTHONPATH=f"{tmp_path}:{ROOT}", WORKERS="1").ready()
+    before = service.all_workers()
+    flag.touch()
+    assert httpx.get(f"{service.url}/grow", trust_env=False).text == "ok"
+    wait_until(lambda: "serves on: what was to replace it has not started" in service.errors.read_text(), "a line")
+    assert httpx.get(service.url, trust_env=False).text == "ok"
+    assert service.all_workers() == before
+    service.stop()
+    assert "refused to gracefully stop" not in service.errors.read_text()
