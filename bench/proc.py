@@ -19,7 +19,19 @@ def children(pid: int) -> list[int]:
         for task in Path(f"/proc/{pid}/task").iterdir():
             with suppress(FileNotFoundError, ProcessLookupError):  # one of its threads has ended
                 found += map(int, (task / "children").read_text().split())
-    return sorted(found)
+    return sorted(found, key=_start)
+
+
+def _start(pid: int) -> tuple[int, int]:
+    """Return what processes are sorted by in the order of their start: the kernel's numbers begin anew at some point."""
+    with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+        return int(_stat(pid)[19]), pid
+    return 0, pid
+
+
+def _stat(pid: int) -> list[bytes]:
+    """Return what /proc/PID/stat has from the state on; the name before it may be of any bytes."""
+    return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
 
 
 def descendants(pid: int) -> list[int]:
@@ -54,7 +66,7 @@ def open_files(pid: int) -> int:
 def is_running(pid: int) -> bool:
     """Return whether a process exists and is more than a zombie."""
     try:
-        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+        return _stat(pid)[0] not in (b"Z", b"X")
     except (FileNotFoundError, ProcessLookupError):
         return False
 

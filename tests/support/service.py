@@ -102,7 +102,7 @@ class Service:
         return self.server_processes[[each.name for each in self.listeners].index(listener)]
 
     def workers(self, server_process: int) -> list[int]:
-        return sorted(children(server_process))
+        return children(server_process)
 
     def all_workers(self) -> list[list[int]]:
         """Return the workers of each server process."""
