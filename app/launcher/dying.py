@@ -9,12 +9,11 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 
-from app.launcher.child import killed_holder
+from app.launcher.child import PATIENCE, killed_holder
 from app.launcher.log import ListenerLog
 from app.launcher.server_process import ServerProcess
 from app.launcher.sockets import ReuseportGroup
 
-PATIENCE = 0.3  # seconds that are waited for in one place
 LOOKS = 0.05, 1.0  # seconds between looks from then on, at first and at last
 REMINDER = 60.0  # seconds between lines about the same
 GONE = (FileNotFoundError, ProcessLookupError)

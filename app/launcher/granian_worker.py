@@ -97,7 +97,8 @@ class Worker(mp.WorkerProcess):
     def terminate(self) -> None:
         """Drain it. Workers do not heed SIGTERM, which a service manager may send to all processes at once.
 
-        One that is being replaced first waits until the other has started: nobody else may accept meanwhile.
+        One that is being replaced first waits until the other has started: nobody else may accept meanwhile. If that
+        does not start, this one serves on.
         """
         if self not in self.parent.wrks and self.is_alive():
             self.parent.await_start(self.idx)  # type: ignore[attr-defined]

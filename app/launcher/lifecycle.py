@@ -11,9 +11,9 @@
 
 A pair that is replaced on disk, or a reload of what a listener serves, starts a replacement in PROVING beside the one
 that is SERVING. When every worker of it has responded it is SERVING, and its predecessor is SETTLING. What comes while
-a predecessor is not ENDED, and its sockets not closed (dying.py), waits: there are two server processes at most. A stop puts SERVING and SETTLING into
-CLOSING, shortens the deadlines of CLOSING and DRAINING, and kills what is PROVING, which has no clients; a second one
-kills all.
+a predecessor is not ENDED, and its sockets not closed (dying.py), waits: there are two server processes at most. A stop
+puts SERVING and SETTLING into CLOSING, shortens the deadlines of CLOSING and DRAINING, and kills what is PROVING, which
+has no clients; a second one kills all.
 
 (1) While clients wait in a predecessor's sockets, as its workers are at their limit, it stays CLOSING for up to
 `drain_deadline`.

@@ -93,7 +93,6 @@ def _record(
     about = (type(raised), raised, raised.__traceback__) if raised is not None else None
     record = logging.LogRecord(__name__, level, __file__, 0, "%s", (printable(message),), about)
     record.__dict__.update(more)
-    _complete(record)
     return record
 
 
@@ -175,9 +174,13 @@ class LogHandler(logging.Handler):
         """Return lines about a record that cannot be formatted, with the traceback of that if it can be."""
         message = f"{record.pathname}:{record.lineno} logs what cannot be formatted"
         try:
-            return self.format(_record(logging.ERROR, message, {}, raised))
+            about = _record(logging.ERROR, message, {}, raised)
+            _complete(about)
+            return self.format(about)
         except Exception:  # noqa: BLE001 - a source that cannot be read as it says, for one: the line says where
-            return self.format(_record(logging.ERROR, f"{message} ({type(raised).__name__})", {}))
+            about = _record(logging.ERROR, f"{message} ({type(raised).__name__})", {})
+            _complete(about)
+            return self.format(about)
 
 
 def _note(text: str) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.launcher import dying, granian_server, lifecycle
+from app.launcher import child, dying, granian_server, lifecycle
 from app.launcher.lifecycle import HANDSHAKES, NOTICE, Lifecycle
 from app.launcher.pair_watch import PairWatch
 from app.launcher.renewal import PAUSE, Renewal
@@ -370,7 +370,7 @@ def test_what_is_held_is_reported_and_looked_for_ever_less_often(monkeypatch: py
     process: Any = SimpleNamespace(pid=9, endpoint=SimpleNamespace(sockets="its sockets"))
     ended = dying.Dying(group, log)
     ended.add(process, wait=True)
-    assert now[0] == pytest.approx(1000.0 + dying.PATIENCE, abs=0.01)
+    assert now[0] == pytest.approx(1000.0 + child.PATIENCE, abs=0.01)
     assert [each.split(";")[0] for each in log.warnings] == [
         "server process 9 has ended, but its sockets are still held by process 7"
     ]
