@@ -1,10 +1,8 @@
 """Child processes: those of the launcher, forked, waited for and ended, and those that others leave to it."""
 
 import ctypes
-import errno
 import multiprocessing
 import os
-import select
 import signal
 import socket
 import sys
@@ -12,14 +10,11 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from io import FileIO
 from typing import NoReturn
 
 from app.launcher.log import exception
 
-MADE, MADE_AT_A_STOP = 5.0, 2.0  # seconds in which a process that was forked has to run; one that is stopped does not
 PATIENCE = 0.3  # seconds that are waited for what was killed: it may have much memory to give back
-LOOK = 0.1  # seconds between looks at whether a signal asks to stop meanwhile
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 STOPPED, FAILED, MISCONFIGURED = 0, 1, 2
 """Exit statuses of the launcher: asked to stop, failed while running, a setting is invalid."""
@@ -52,45 +47,17 @@ class Child:
         """
         parent = os.getpid()
         self.leads_group = leads_group
-        ready, made = os.pipe()
+        _fork.keeps = keeps
         try:
-            _fork.keeps, _fork.made = keeps, made
             self.pid = os.fork()  # in the child it returns once the listeners' sockets are closed there
-            if self.pid == 0:
-                begun()
-        except BaseException:
-            os.close(ready)
-            raise
         finally:
-            _fork.keeps, _fork.made = (), None
-            os.close(made)
+            _fork.keeps = ()
         if self.pid == 0:
-            os.close(ready)
             if leads_group:
                 os.setpgid(0, 0)
             _run(parent, work)
         self._code: int | None = None
-        self.is_killed = False
-        self.keeps: Collection[socket.socket] | None = None  # all, until it has begun
         _not_reaped[self.pid] = self
-        with os.fdopen(ready, "rb", buffering=0) as pipe:
-            self._must_be_made(pipe)
-        self.keeps = tuple(keeps)
-
-    def _must_be_made(self, pipe: FileIO) -> None:
-        """Wait until the child holds no socket that it does not keep, or has ended. Raises OSError if neither comes.
-
-        What it holds still would stay a member of its group, whatever this process closes meanwhile.
-        """
-        poll, begin = select.poll(), time.monotonic()
-        poll.register(pipe, select.POLLIN)
-        while not poll.poll(LOOK * 1000):
-            waited = time.monotonic() - begin
-            if waited > (MADE_AT_A_STOP if {signal.SIGTERM, signal.SIGINT} & signal.sigpending() else MADE):
-                self.kill()
-                raise TimeoutError(errno.ETIMEDOUT, f"the process did not begin within {waited:.1f} s")
-        if not pipe.read(1):
-            self.wait(0)
 
     @property
     def exitcode(self) -> int | None:
@@ -108,11 +75,6 @@ class Child:
         """End it at once, without waiting for that."""
         if self.exitcode is None:
             os.kill(self.pid, signal.SIGKILL)
-            self.is_killed = True
-
-    def may_hold(self, sockets: Collection[socket.socket]) -> bool:
-        """Return whether it keeps one of these sockets open, or has not closed those that it does not keep."""
-        return self.keeps is None or any(each in self.keeps for each in sockets)
 
     def wait(self, options: int) -> int | None:
         """Reap it if it has ended, as waitpid(2) does with `options`; return the same as `exitcode`."""
@@ -138,19 +100,6 @@ def kept_sockets() -> Collection[socket.socket]:
     """Return, at a fork, which sockets of listeners the new process keeps open: a `Child` may keep some."""
     kept: Collection[socket.socket] = getattr(_fork, "keeps", ())
     return kept
-
-
-def begun() -> None:
-    """Tell the launcher, in a new `Child`, that it holds no socket of a listener any more but those that it keeps."""
-    if (made := getattr(_fork, "made", None)) is not None:
-        _fork.made = None
-        os.write(made, b"x")
-
-
-def killed_holder(sockets: Collection[socket.socket]) -> int | None:
-    """Return a `Child` that was killed, has not ended, and may hold one of these sockets; None if there is none."""
-    killed = [each for each in _not_reaped.values() if each.is_killed]
-    return next((each.pid for each in killed if each.exitcode is None and each.may_hold(sockets)), None)
 
 
 def reap_others() -> None:

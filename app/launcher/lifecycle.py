@@ -4,15 +4,15 @@
 |---|---|---|---|---|
 | PROVING | forked; each worker is asked for a response; no client yet | `start_deadline` | killed, failed | failed |
 | SERVING | gets all new connections | none | | the predecessor serves if it is SETTLING; else exit 1 |
-| SETTLING | replaced; gets no new connection; handshakes end | 10.5 s | CLOSING | its sockets are closed |
-| CLOSING | sends `Connection: close` on every response | 1 s; at a stop 0.4 s | DRAINING (1) | its sockets are closed |
-| DRAINING | accepts no more, finishes requests | `drain_deadline`, `stop_deadline` | killed | its sockets are closed |
+| SETTLING | replaced; gets no new connection; handshakes end | 10.5 s | CLOSING | its sockets are ended |
+| CLOSING | sends `Connection: close` on every response | 1 s; at a stop 0.4 s | DRAINING (1) | its sockets are ended |
+| DRAINING | accepts no more, finishes requests | `drain_deadline`, `stop_deadline` | killed | its sockets are ended |
 | ENDED | | | | |
 
 A pair that is replaced on disk, or a reload of what a listener serves, starts a replacement in PROVING beside the one
 that is SERVING. When every worker of it has responded it is SERVING, and its predecessor is SETTLING. What comes while
-a predecessor is not ENDED, and its sockets not closed (dying.py), waits: there are two server processes at most. A stop
-puts SERVING and SETTLING into CLOSING, shortens the deadlines of CLOSING and DRAINING, and kills what is PROVING, which
+a predecessor is not ENDED waits: there are two server processes at most, but for what was killed and is slow to die. A
+stop puts SERVING and SETTLING into CLOSING, shortens the deadlines of CLOSING and DRAINING, and kills what is PROVING, which
 has no clients; a second one kills all.
 
 (1) While clients wait in a predecessor's sockets, as its workers are at their limit, it stays CLOSING for up to
@@ -24,7 +24,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
-from app.launcher.dying import Dying
 from app.launcher.log import ListenerLog
 from app.launcher.renewal import Renewal
 from app.launcher.server_process import Endpoint, ListenerError, ServerProcess, State, Work
@@ -47,9 +46,9 @@ class Lifecycle:
         self.replacement: ServerProcess | None = None
         self.predecessor: ServerProcess | None = None
         self.reports = ListenerLog(endpoint.listener.name)
-        self.dying = Dying(self.group, self.reports)
         self.renewal = Renewal(work.why_rejected, self.reports)
         self.stop_end: float | None = None
+        self.has_killed = False
 
     @property
     def processes(self) -> list[ServerProcess]:
@@ -85,7 +84,6 @@ class Lifecycle:
     def next_event(self) -> float | None:
         """Return when `advance` has something to do, if no signal comes before (time.monotonic); None for never."""
         times = [each.deadline for each in self.processes]
-        times.append(self.dying.next_event())
         if self.stop_end is None:
             times.append(self.renewal.next_event())
         return min((each for each in times if each is not None), default=None)
@@ -95,7 +93,6 @@ class Lifecycle:
 
         Raises ListenerError if the listener has no server process left.
         """
-        self._close_sockets()
         for process in self.processes:
             if (end := process.ended()) is not None:
                 self._after_end(process, end)
@@ -151,7 +148,7 @@ class Lifecycle:
 
     def _fall_back(self, process: ServerProcess, predecessor: ServerProcess, end: str) -> None:
         """Serve on with a predecessor that has sent no close notice yet."""
-        with suppress(OSError):  # the kernel spreads them itself once the sockets of `process` are closed
+        with suppress(OSError):  # the kernel spreads them itself once the sockets of `process` are ended
             self.group.spread(predecessor.endpoint.sockets)
         predecessor.enter(State.SERVING)
         self.release(process)
@@ -170,16 +167,13 @@ class Lifecycle:
 
     def release(self, process: ServerProcess) -> None:
         """Give up what is held of a process that has ended, or has to."""
+        self.has_killed = self.has_killed or process.ended() is None
         process.kill()
         process.enter(State.ENDED)
-        self.dying.add(process, wait=self.stop_end is None)
         slots = (self.current, self.replacement, self.predecessor)
         self.current, self.replacement, self.predecessor = (None if each is process else each for each in slots)
-        self._close_sockets()
-
-    def _close_sockets(self) -> None:
-        if self.dying.close_sockets():
-            self.renewal.has_room(time.monotonic())
+        self.group.remove(process.endpoint.sockets)
+        self.renewal.has_room(time.monotonic())
 
     def _after_deadline(self, process: ServerProcess, now: float) -> None:
         if process.state is State.PROVING:
@@ -205,7 +199,7 @@ class Lifecycle:
         """Start a replacement if something else is to be served; whatever fails in that changes nothing."""
         wanted: Endpoint | None = None
         try:
-            busy = self.predecessor is not None or self.replacement is not None or bool(self.dying.processes)
+            busy = self.predecessor is not None or self.replacement is not None
             wanted = self.renewal.wanted(now, self.endpoint, busy=busy)
             if wanted is not None:
                 self._replace(wanted)

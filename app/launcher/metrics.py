@@ -61,7 +61,7 @@ class GroupWithMetrics(ReuseportGroup):
         super().spread(sockets)
 
     def remove(self, sockets: Sequence[socket.socket]) -> None:
-        """Close members, and the one beside them, as ReuseportGroup.remove does."""
+        """End members, and the one beside them, as ReuseportGroup.remove does."""
         super().remove(sockets)
         self.metrics.remove(self._beside.pop(sockets[0], []))
 
@@ -69,6 +69,10 @@ class GroupWithMetrics(ReuseportGroup):
         """Give up both ports, as far as this process holds them."""
         super().close()
         self.metrics.close()
+
+    def is_held(self) -> bool:
+        """Return whether a process listens on either port, once this one has given them up."""
+        return super().is_held() or self.metrics.is_held()
 
 
 def socket_beside(group: ReuseportGroup, sockets: Sequence[socket.socket]) -> socket.socket | None:

@@ -86,8 +86,6 @@ class ServerProcess:
     state = State.PROVING
     deadline: float | None = None
     """When the state has to be over (time.monotonic); None if it may last."""
-    held: frozenset[str] = frozenset()
-    """The sockets that it was given, as /proc/PID/fd names them (proc(5))."""
     accepts_until = 0.0
     """How long clients may wait in the sockets of a predecessor that is CLOSING (time.monotonic)."""
 
@@ -116,7 +114,6 @@ class ServerProcess:
             serve(self.endpoint)
 
         keeps = [*self.endpoint.sockets, *self.endpoint.group.beside(self.endpoint.sockets)]
-        self.held = frozenset(f"socket:[{os.fstat(each.fileno()).st_ino}]" for each in keeps)
         self._server = Child(work, keeps=keeps)
 
     def prove(self, clients_to: Sequence[socket.socket], seconds: int) -> None:

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 
-from app.launcher.child import begun, kept_sockets
+from app.launcher.child import kept_sockets
 from app.settings.config import Listener
 from app.settings.errors import ConfigurationError, shown
 from app.settings.tables import Server
@@ -171,7 +171,7 @@ class ReuseportGroup:
         member.setsockopt(socket.SOL_SOCKET, option, struct.pack("HP", len(program), ctypes.addressof(buffer)))
 
     def remove(self, sockets: Sequence[socket.socket]) -> None:
-        """Close members that are the group's first or its last, so that no connection meets a closing one.
+        """End members that are the group's first or its last, whoever holds them, so that no connection meets one.
 
         If the first are closed, the filter names a number meanwhile that one of those that stay has until the last is
         closed; nobody has it then, so the kernel spreads the connections. If that filter cannot be attached it does so
@@ -185,7 +185,7 @@ class ReuseportGroup:
         if leaving and self.members[: len(leaving)] == leaving and staying and self.has_filters:
             with suppress(OSError):  # no memory for it, or none allowed
                 self._attach(self.members[0], (RETURN, 0, 0, max(len(leaving), staying)))
-        close_from_the_last(leaving)
+        end_from_the_last(leaving)
         close(sockets)  # those that are no members yet
         self.held = [each for each in self.held if each not in sockets]
         for each in leaving[::-1]:
@@ -198,8 +198,18 @@ class ReuseportGroup:
 
     def close(self) -> None:
         """Give up the port, as far as this process holds it."""
-        close_from_the_last(self.held)
+        close(self.held)
         self.members, self.held = [], []
+
+    def is_held(self) -> bool:
+        """Return whether a process listens on the port, once this one has given it up."""
+        with socket.socket(self.family, socket.SOCK_STREAM) as each:
+            self._set_options(each, share=False)
+            try:
+                each.bind((self.server.host, self.listener.port))
+            except OSError as error:
+                return error.errno == errno.EADDRINUSE
+        return False
 
 
 _groups: weakref.WeakSet[ReuseportGroup] = weakref.WeakSet()
@@ -208,13 +218,11 @@ _groups: weakref.WeakSet[ReuseportGroup] = weakref.WeakSet()
 def _close_in_forks() -> None:
     """Close the sockets that are not kept in what the launcher, or an application that it has imported, forks.
 
-    A socket that such a process holds stays a member after the launcher has closed it: it keeps its number, connections
-    wait in it for ever, and `ReuseportGroup.members` is no longer the kernel's order.
+    Such a process may outlive a launcher that is killed, and would hold the port.
     """
     for group in list(_groups):
         if group.owner == os.getppid():  # a server process forks its workers, which have their own
-            close_from_the_last([each for each in group.held if each not in kept_sockets()])
-    begun()  # before what an application has registered for its forks, which may take its time
+            close([each for each in group.held if each not in kept_sockets()])
 
 
 os.register_at_fork(after_in_child=_close_in_forks)
@@ -233,6 +241,13 @@ def close(sockets: Sequence[socket.socket]) -> None:
         each.close()
 
 
-def close_from_the_last(sockets: Sequence[socket.socket]) -> None:
-    """Close this process's hold on members of a group, in the order that `ReuseportGroup.remove` relies on."""
-    close(sockets[::-1])
+def end_from_the_last(sockets: Sequence[socket.socket]) -> None:
+    """Have members of a group listen no more, in the order that `ReuseportGroup.remove` relies on.
+
+    What was killed may take a while to close its sockets, and what an application has started may never do so. They
+    would stay members, and connections would wait in them: shutdown(2) ends them for all who hold them.
+    """
+    for each in sockets[::-1]:
+        with suppress(OSError):  # it is closed already
+            each.shutdown(socket.SHUT_RDWR)
+        each.close()

@@ -83,15 +83,13 @@ class Supervisor:
     def _await_the_ports(self) -> None:
         """Wait a moment until what was killed has closed its sockets: the next launcher may want the ports at once."""
         end = time.monotonic() + PORTS
-        while left := [each for each in self.listeners if each.dying.processes]:
+        while held := [each for each in self.listeners if each.has_killed and each.group.is_held()]:
             if time.monotonic() > end:
-                names = ", ".join(each.endpoint.listener.name for each in left)
+                names = ", ".join(each.endpoint.listener.name for each in held)
                 warn(
                     f"listener {names}: what was killed still holds its port; wait until that has ended before a start"
                 )
                 return
-            for each in left:
-                each.dying.close_sockets()
             time.sleep(0.01)
 
     def _has_processes(self) -> bool:

@@ -1,23 +1,14 @@
 """Child processes of the launcher, and those of others: who gets which exit status."""
 
-import dataclasses
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Collection
-from contextlib import closing
 
 import pytest
 
-from app.launcher import child, sockets
 from app.launcher.child import Child, reap_others
-from app.launcher.sockets import ReuseportGroup
-from app.settings import config
-from tests.support.ports import free_port
-from tests.support.processes import ROOT, children, open_files, wait_until
+from tests.support.processes import ROOT, children, wait_until
 
 
 def test_reaping_others_takes_no_exit_status_of_ours() -> None:
@@ -39,50 +30,6 @@ def test_reaping_others_takes_no_exit_status_of_ours() -> None:
     made = Child(work)
     wait_until(lambda: made.exitcode is not None, "the end", 15)
     assert made.exitcode == 0
-
-
-def test_a_child_that_does_not_begin_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop() -> Collection[socket.socket]:
-        os.kill(os.getpid(), signal.SIGSTOP)
-        return ()
-
-    monkeypatch.setattr(child, "MADE", 0.3)
-    monkeypatch.setattr(sockets, "kept_sockets", stop)
-    server = config.read(config.path_of(None, {}), {"SELF_SIGNED": "1"}).server
-    listener = config.read(config.path_of(None, {}), {"SELF_SIGNED": "1"}).listeners[0]
-    listener = dataclasses.replace(listener, port=free_port())
-    before = set(children(os.getpid())), open_files(os.getpid())
-    with closing(ReuseportGroup(server, listener)) as group:
-        group.bind(1)
-        with pytest.raises(TimeoutError, match="did not begin within"):
-            Child(lambda: None)
-    assert (set(children(os.getpid())), open_files(os.getpid())) == before
-
-
-def test_a_stop_waits_for_no_child_that_does_not_begin() -> None:
-    """In a process of its own, in which SIGTERM is pending."""
-
-    def work() -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGSTOP))
-        child.begun = lambda: None  # as if it had been stopped before
-        sockets.begun = lambda: None  # type: ignore[attr-defined]
-        child.MADE = 60.0
-        try:
-            Child(lambda: None)
-        except TimeoutError:
-            os._exit(7)
-
-    made = Child(work)
-    wait_until(lambda: made.exitcode is not None, "the end")
-    assert made.exitcode == 7
-
-
-def test_a_child_that_ends_before_it_begins_is_one_that_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "write", lambda *_: os._exit(9))
-    made = Child(lambda: None)
-    assert made.exitcode == 9
 
 
 RAISES_BESIDE_A_THREAD = """
@@ -125,19 +72,6 @@ def test_a_process_ends_whatever_its_streams_are(odd: object) -> None:
     child = Child(work)
     wait_until(lambda: child.exitcode is not None, "its end")
     assert child.exitcode == 0
-
-
-def test_a_child_that_was_killed_may_hold_what_it_keeps_until_it_has_ended() -> None:
-    with socket.socket() as kept, socket.socket() as other:
-        made = Child(lambda: time.sleep(60), keeps=[kept])
-        assert child.killed_holder([kept]) is None
-        os.kill(made.pid, signal.SIGSTOP)
-        made.is_killed = True  # and slow to die
-        assert (child.killed_holder([other, kept]), child.killed_holder([other])) == (made.pid, None)
-        made.keeps = None  # it has not begun
-        assert child.killed_holder([other]) == made.pid
-        made.kill()
-        assert child.killed_holder([other]) is None
 
 
 @pytest.mark.parametrize("leads_group", [False, True])

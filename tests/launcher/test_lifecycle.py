@@ -3,22 +3,17 @@
 import dataclasses
 import errno
 import os
-import platform
 import signal
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import msgspec
 import pytest
 
-from app.launcher import child, dying, granian_server, lifecycle
+from app.launcher import granian_server, lifecycle
 from app.launcher.lifecycle import HANDSHAKES, NOTICE, Lifecycle
 from app.launcher.pair_watch import PairWatch
 from app.launcher.renewal import PAUSE, Renewal
@@ -286,142 +281,3 @@ def test_a_stop_shortens_a_close_notice_that_is_being_sent(made: Lifecycle) -> N
     serve(made).enter(State.CLOSING, now + lifecycle.NOTICE)
     made.stop(now)
     assert current(made).deadline == now + lifecycle.NOTICE_AT_STOP
-
-
-def test_nothing_is_renewed_while_a_killed_process_holds_its_sockets(
-    made: Lifecycle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The kernel would count the sockets of the next one otherwise than the launcher does."""
-    serve(made)
-    replace(made, monkeypatch).response = True
-    made.advance(now := time.monotonic())
-    predecessor, second = made.predecessor, current(made)
-    assert isinstance(predecessor, Told)
-    left: list[int] = [1]
-    monkeypatch.setattr(dying, "held_by", lambda *_, **__: "process 7" if left else None)
-    predecessor.end = "it ended"
-    newer = dataclasses.replace(made.endpoint, server=msgspec.structs.replace(made.endpoint.server, backlog=9))
-    made.renewal.reload(newer)
-    made.advance(now)
-    assert made.group.members == [*predecessor.endpoint.sockets, *second.endpoint.sockets]
-    assert (made.predecessor, made.replacement) == (None, None)
-    assert made.next_event() is not None
-    left.clear()
-    made.advance(time.monotonic())
-    made.advance(time.monotonic() + PAUSE)
-    assert made.replacement is not None
-    assert made.group.members == [*second.endpoint.sockets, *made.replacement.endpoint.sockets]
-
-
-class Holder(ServerProcess):
-    """A process that holds a socket, given by its number and the socket."""
-
-    pid = 0
-
-    def __init__(self, pid: int, held: socket.socket) -> None:
-        self.pid = pid
-        self.endpoint: Any = SimpleNamespace(sockets=[held])
-        self.held = frozenset({f"socket:[{os.fstat(held.fileno()).st_ino}]"})
-
-    def ended(self) -> str | None:
-        return "it ended"
-
-
-HOLDING = """
-import ctypes, os, sys, threading, time
-open("/proc/self/comm", "wb").write(b"caf\\xe9")  # a name of any bytes
-"""
-ENDING_FIRST_THREAD = f"""
-threading.Thread(target=time.sleep, args=(60,)).start()
-ctypes.CDLL(None).syscall({ {"aarch64": 93, "riscv64": 93}.get(platform.machine(), 60) }, 0)  # exit(2): of this thread alone
-"""
-
-
-def end_group(group: int) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(group, signal.SIGKILL)
-
-
-@pytest.fixture
-def holding() -> Iterator[Callable[[str], Holder]]:
-    """Start a process, in a group of its own, that holds a socket."""
-    with ExitStack() as stack:
-
-        def start(source: str) -> Holder:
-            held = stack.enter_context(socket.socket())
-            command = [sys.executable, "-c", HOLDING + source]
-            process = stack.enter_context(
-                subprocess.Popen(command, start_new_session=True, pass_fds=[held.fileno()], stdout=subprocess.PIPE)
-            )
-            stack.callback(end_group, process.pid)
-            return Holder(process.pid, held)
-
-        yield start
-
-
-def test_what_is_held_is_reported_and_looked_for_ever_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, holders, log = [1000.0], ["process 7"], KeptLog()
-    monkeypatch.setattr(
-        dying, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=lambda s: now.append(now.pop() + s))
-    )
-    monkeypatch.setattr(dying, "held_by", lambda *_, **__: holders[0] if holders else None)
-    removed: list[object] = []
-    group: Any = SimpleNamespace(remove=removed.append)
-    process: Any = SimpleNamespace(pid=9, endpoint=SimpleNamespace(sockets="its sockets"))
-    ended = dying.Dying(group, log)
-    ended.add(process, wait=True)
-    assert now[0] == pytest.approx(1000.0 + child.PATIENCE, abs=0.01)
-    assert [each.split(";")[0] for each in log.warnings] == [
-        "server process 9 has ended, but its sockets are still held by process 7"
-    ]
-    looks = 0
-    while len(log.warnings) < 2:
-        assert not ended.close_sockets()
-        looks += 1
-        now[0] = ended.next_event() or 0.0
-    assert dying.REMINDER <= looks <= dying.REMINDER + 10
-    holders.clear()
-    assert ended.close_sockets()
-    assert removed == ["its sockets"]
-    assert ended.next_event() is None
-
-
-def test_sockets_are_not_closed_before_the_last_thread_ends(holding: Callable[[str], Holder]) -> None:
-    """The first may be a zombie, while another gives back much memory before it closes them."""
-    holder = holding(ENDING_FIRST_THREAD)
-    wait_until(lambda: not is_running(holder.pid), "the end of the first thread")
-    assert dying.held_by(holder) == f"process {holder.pid}"
-    os.kill(holder.pid, signal.SIGKILL)
-    wait_until(lambda: dying.held_by(holder) is None, "the end of the other")
-
-
-def test_sockets_are_closed_though_a_process_of_the_application_lives_on(holding: Callable[[str], Holder]) -> None:
-    holder = holding("import subprocess\nsubprocess.Popen(['sleep', '60'])\ntime.sleep(60)")
-    wait_until(lambda: len(children(holder.pid)) == 1, "its child")
-    assert dying.held_by(holder) == f"process {holder.pid}"
-    (child,) = children(holder.pid)
-    os.kill(holder.pid, signal.SIGKILL)
-    wait_until(lambda: dying.held_by(holder) is None, "the end of its parent")
-    assert dying.group_exists(holder.pid)
-    os.kill(child, signal.SIGKILL)
-
-
-def test_where_nothing_can_be_looked_at_sockets_may_be_held(
-    holding: Callable[[str], Holder], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse_to_list(*_: object) -> None:
-        raise OSError(errno.EMFILE, "Too many open files")
-
-    holder = holding("time.sleep(60)")
-    monkeypatch.setattr(os, "listdir", refuse_to_list)
-    assert dying.held_by(holder) == dying.SOMETHING
-
-
-def test_a_process_of_another_user_in_a_group_is_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker may have executed sudo(8); kill(2) is then not permitted once all others have ended."""
-
-    def refuse_to_signal(*_: object) -> None:
-        raise PermissionError(errno.EPERM, "Operation not permitted")
-
-    monkeypatch.setattr(os, "killpg", refuse_to_signal)
-    assert not dying.group_exists(2**22)

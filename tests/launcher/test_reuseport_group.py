@@ -3,10 +3,8 @@
 import multiprocessing
 import os
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
@@ -14,7 +12,7 @@ import msgspec
 import pytest
 
 from app.launcher import sockets
-from app.launcher.child import Child, kept_sockets
+from app.launcher.child import Child
 from app.launcher.sockets import ReuseportGroup
 from app.settings import config
 from app.settings.application import main_application
@@ -58,7 +56,7 @@ def test_sockets_that_leave_get_no_connection_even_if_fewer_stay(group: Reusepor
     started: list[socket.socket] = []
     with ExitStack() as stack:
 
-        def close_slowly(leaving: Sequence[socket.socket]) -> None:
+        def end_slowly(leaving: Sequence[socket.socket]) -> None:
             for each in leaving[::-1]:
                 each.close()
                 for _ in range(5):
@@ -69,7 +67,7 @@ def test_sockets_that_leave_get_no_connection_even_if_fewer_stay(group: Reusepor
                     started.append(client)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sockets, "close_from_the_last", close_slowly)
+            patch.setattr(sockets, "end_from_the_last", end_slowly)
             group.remove(leaving)
         wait_until(lambda: all(map(is_connected, started)), "all connections")
         ports = {each.getsockname()[1] for each in started}
@@ -84,40 +82,31 @@ def is_connected(client: socket.socket) -> bool:
     return True
 
 
-def test_what_an_application_does_in_forks_is_not_waited_for() -> None:
-    """In a process of its own: what is registered for forks stays."""
-    code = (
-        "import os, time\nfrom app.launcher import child, sockets\nchild.MADE = 1.0\n"
-        "os.register_at_fork(after_in_child=lambda: time.sleep(2))\nchild.Child(lambda: None).kill()\n"
-    )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
-
-
-@pytest.mark.parametrize("keeps", [True, False])
-def test_what_is_forked_holds_no_socket_from_its_start_on(
-    group: ReuseportGroup, monkeypatch: pytest.MonkeyPatch, *, keeps: bool
-) -> None:
-    """However late it runs: a socket that it held would get clients, and nobody would accept them."""
-
-    def late() -> Collection[socket.socket]:
-        time.sleep(0.3)
-        return kept_sockets()
-
-    monkeypatch.setattr(sockets, "kept_sockets", late)
-    bound = group.bind(2)
-    group.listen(bound)
-    group.spread(bound)
-    made = Child(lambda: time.sleep(60), keeps=bound if keeps else ())
+def test_what_has_left_gets_no_connection_whoever_holds_it(group: ReuseportGroup) -> None:
+    """What was killed may be slow to die; what an application has started may live on."""
+    staying, leaving = listening(group, 1), listening(group, 2)
+    made = Child(lambda: time.sleep(60), keeps=leaving)
     try:
-        group.close()
         with ExitStack() as stack:
-            if keeps:
+            group.remove(leaving)
+            clients = [connect(group, stack) for _ in range(20)]
+            assert len(accepted(staying[0], stack)) == len(clients)
+            group.remove(staying)
+            with pytest.raises(ConnectionRefusedError):
                 connect(group, stack)
-            else:
-                with pytest.raises(ConnectionRefusedError):
-                    connect(group, stack)
+        assert is_free(group.listener.port)
     finally:
         made.kill()
+
+
+def test_a_port_is_held_while_another_process_listens_on_it(group: ReuseportGroup) -> None:
+    bound = group.bind(1)
+    group.listen(bound)
+    made = Child(lambda: time.sleep(60), keeps=bound)
+    group.close()
+    assert group.is_held()
+    made.kill()
+    assert not group.is_held()
 
 
 def connect(group: ReuseportGroup, stack: ExitStack, bound: socket.socket | None = None) -> socket.socket:

@@ -36,7 +36,8 @@ class Told:
 
     endpoint = SimpleNamespace(listener=SimpleNamespace(name="test"))
     watch = None
-    dying = SimpleNamespace(processes=[])
+    has_killed = False
+    group = SimpleNamespace(is_held=lambda: True)
 
     def __init__(self, *acts: Act, processes: tuple[Process, ...] = ()) -> None:
         self.acts = list(acts)
@@ -198,7 +199,7 @@ def test_a_stop_waits_a_moment_for_ports_that_are_still_held(
     lines: list[str] = []
     monkeypatch.setattr(supervisor, "warn", lambda line, *_: lines.append(line))
     one = Told(nothing, processes=(Process(),))
-    one.dying = SimpleNamespace(processes=["one"], close_sockets=lambda: False)
+    one.has_killed = True
     made = supervise(one)
     made._take(signal.SIGTERM)  # noqa: SLF001
     assert made.run() == STOPPED
