@@ -1,7 +1,7 @@
 """Where the metrics of each listener are: a host, and a port for each, in a row."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from app.settings import variables
@@ -15,13 +15,13 @@ LAST = 65535
 
 @dataclass(frozen=True)
 class Metrics:
-    """An address for a listener's metrics."""
+    """An address for a listener's metrics; it is the same whatever has set it."""
 
     host: str
-    host_setting: str
+    host_setting: str = field(compare=False)
     """What has set the host, for errors."""
     port: int
-    port_setting: str
+    port_setting: str = field(compare=False)
     """What has set the port, for errors: the setting with its value, which is the port of the first listener."""
 
 

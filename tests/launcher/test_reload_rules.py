@@ -19,6 +19,7 @@ from app.settings.config import Configuration
 from app.settings.errors import ConfigurationError
 from tests.support.certificates import write_self_signed
 from tests.support.configuration import SERVER_TOML, configured
+from tests.support.ports import free_port
 from tests.support.processes import children, is_running, wait_until
 from tests.support.service import Launch
 
@@ -48,6 +49,21 @@ def test_another_host_needs_a_restart() -> None:
     assert "HOST=::1 needs a restart" in reloaded.left
     assert {each.server.host for each in reloaded.endpoints} == {"127.0.0.1"}
     assert left(read(), before) == []
+
+
+def test_metrics_that_another_setting_puts_at_the_same_address_need_no_restart(tmp_path: Path) -> None:
+    """METRICS_PORT and METRICS_HOST go first, so that a table that is added changes nothing."""
+    port = free_port()
+    (tmp_path / "server.toml").write_text(f'{SERVER_TOML}\n[metrics]\nport = {port + 9}\nhost = "127.0.0.1"\n')
+
+    def with_table(**environment: str) -> Configuration:
+        path = config.path_of(str(tmp_path / "server.toml"), {})
+        return config.read(path, {"SELF_SIGNED": "1", "METRICS_PORT": str(port)} | environment)
+
+    before = served(read(METRICS_PORT=str(port)))
+    assert left(with_table(), before) == []
+    assert "on port" in left(with_table(METRICS_PORT=str(port + 1)), before)[0]
+    assert "of ::1 needs a restart" in left(with_table(METRICS_HOST="::1"), before)[0]
 
 
 def test_without_filters_all_that_has_changed_needs_a_restart() -> None:
