@@ -52,7 +52,7 @@ def main() -> int:
                 ) from error
             if arguments.check:
                 for each in endpoints:
-                    console.say(console.describe(configuration, each.listener, each.pair))
+                    console.say(console.describe(each.server, each.listener, each.pair))
                 if any(each.application.is_bundled for each in configuration.listeners):
                     console.say(f"dataset: {len(catalogue.load(os.environ))} items")
                 return child.STOPPED

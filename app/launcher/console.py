@@ -10,8 +10,9 @@ from app.launcher.child import MISCONFIGURED
 from app.launcher.log import error
 from app.launcher.output import Output
 from app.settings.certificate import Pair
-from app.settings.config import Configuration, Listener, PairFiles, needs_client_certificate, reachable
+from app.settings.config import Listener, PairFiles, needs_client_certificate, reachable
 from app.settings.errors import shown
+from app.settings.tables import Server
 
 _out = Output(1)
 
@@ -35,16 +36,13 @@ def address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def describe(configuration: Configuration, listener: Listener, pair: Pair | None) -> str:
+def describe(server: Server, listener: Listener, pair: Pair | None) -> str:
     """Return the line that says what a listener serves, and where its metrics are."""
     at = listener.metrics
-    return _served(configuration, listener, pair) + (
-        f"; metrics at http://{address(at.host, at.port)}/metrics" if at else ""
-    )
+    return _served(server, listener, pair) + (f"; metrics at http://{address(at.host, at.port)}/metrics" if at else "")
 
 
-def _served(configuration: Configuration, listener: Listener, pair: Pair | None) -> str:
-    server = configuration.server
+def _served(server: Server, listener: Listener, pair: Pair | None) -> str:
     workers = f"{server.workers} worker{'s' if server.workers > 1 else ''}"
     if not listener.application.is_bundled:
         workers += f"; {'WebSockets; ' if listener.websockets else ''}application {listener.application.target} ({listener.application.runs})"
@@ -75,9 +73,9 @@ def _clients(listener: Listener) -> str:
     return f" clients need a certificate ({files.client_authority.path}{revocations});"
 
 
-def curl(configuration: Configuration, listener: Listener, pair: Pair | None, target: str) -> str:
+def curl(server: Server, listener: Listener, pair: Pair | None, target: str) -> str:
     """Return a command that gets `target` from a listener and verifies its certificate."""
-    host = reachable(configuration.server.host)
+    host = reachable(server.host)
     if pair is None:
         option = "--http2-prior-knowledge " if listener.protocol == "h2c" else ""
         return f"curl {option}{_quoted(f'http://{address(host, listener.port)}{target}')}"

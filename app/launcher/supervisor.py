@@ -33,7 +33,6 @@ class Supervisor:
         example: Example,
         reload: Reload,
     ) -> None:
-        self.configuration = configuration
         self.example = example
         self.listeners = [Lifecycle(each, work, self._report_serving) for each in endpoints]
         self.waiting = list(self.listeners)  # not started yet
@@ -136,7 +135,6 @@ class Supervisor:
         set_up(reloaded.configuration.server.log_format)  # before the replacements are forked, which take it over
         for line in reloaded.left:
             warn(f"reload: {line}")
-        self.configuration = reloaded.configuration
         by_name = {each.listener.name: each for each in reloaded.endpoints}
         changed = []
         for each in self.listeners:
@@ -182,12 +180,12 @@ class Supervisor:
             each.kill()
 
     def _report_serving(self, endpoint: Endpoint, how: str) -> None:
-        line = describe(self.configuration, endpoint.listener, endpoint.pair)
+        line = describe(endpoint.server, endpoint.listener, endpoint.pair)
         if how:
             event(f"{how}: {line}", endpoint.listener.name)
             return
         say(line)
-        say(f"  {curl(self.configuration, endpoint.listener, endpoint.pair, self.example(endpoint.listener))}")
+        say(f"  {curl(endpoint.server, endpoint.listener, endpoint.pair, self.example(endpoint.listener))}")
         if isinstance(endpoint.listener.tls, PairFiles) and not endpoint.group.has_filters:
             warn(
                 f"listener {endpoint.listener.name}: this system has no BPF filters for SO_REUSEPORT, so its pair is"

@@ -153,6 +153,6 @@ def test_no_name_of_a_certificate_runs_in_the_shell_that_the_curl_line_is_pasted
     files = write_self_signed(tmp_path, key, common_name="a'; touch ran; echo '.org")
     pair = certificate.load(PairFiles(*(NamedFile(name, Path(path)) for name, path in files.items())))
     configuration = config.read(config.path_of(None, {}), {"SELF_SIGNED": "1"})
-    line = curl(configuration, configuration.listeners[0], pair, "/json/5?m=3")
+    line = curl(configuration.server, configuration.listeners[0], pair, "/json/5?m=3")
     subprocess.run(["sh", "-c", f"curl() {{ :; }}; {line}"], cwd=tmp_path, check=True)
     assert not (tmp_path / "ran").exists()

@@ -79,7 +79,7 @@ def test_what_init_has_started_names_no_file_of_its_own(
     pair = certificate.load(PairFiles(*files))
     configuration = config.read(config.path_of(None, {}), service.environment)
     monkeypatch.setattr(os, "getppid", lambda: starter)
-    line = curl(configuration, configuration.listeners[0], pair, "/json/5?m=3")
+    line = curl(configuration.server, configuration.listeners[0], pair, "/json/5?m=3")
     assert not any(str(each) in line for each in (service.environment["TLS_CERT"], "cacert"))
     assert pasted(line) == oracle.body(5, 3)
     assert (before := line.replace(pair.pin, pair.fingerprint)) != line

@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,11 +13,14 @@ from unittest import mock
 
 import pytest
 
-from app.launcher import signals, supervisor
+from app.launcher import memory, signals, supervisor
 from app.launcher.child import FAILED, STOPPED
 from app.launcher.reloading import Reloaded
-from app.launcher.server_process import ListenerError, State, Work
+from app.launcher.server_process import Endpoint, ListenerError, State, Work
+from app.launcher.sockets import ReuseportGroup
 from app.launcher.supervisor import Supervisor
+from app.settings import config
+from app.settings.config import Configuration
 from app.settings.errors import ConfigurationError
 
 Act = Callable[[], None]
@@ -229,6 +233,30 @@ def test_a_port_that_is_taken_since_drains_the_listeners_before_it(supervise: Ca
         supervise(first, waiting=(second,)).run()
     assert first.stopped
     assert not first.killed
+
+
+def test_a_renewal_before_a_reload_is_through_says_how_many_workers_it_has(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the renewal was started with, not what server.toml has by now."""
+
+    def read(workers: str) -> Configuration:
+        return config.read(config.path_of(None, {}), {"SELF_SIGNED": "1", "WORKERS": workers})
+
+    now, later = read("1"), read("3")
+    application: Any = object()
+    endpoint = Endpoint(
+        now.server, now.listeners[-1], None, application, ReuseportGroup(now.server, now.listeners[-1]), ()
+    )
+    reloaded = Reloaded(later, [replace(endpoint, server=later.server)], [], "")
+    made = Supervisor(now, [endpoint], Work(lambda _: None, lambda _: None), lambda _: "/", lambda *_: reloaded)
+    monkeypatch.setattr(supervisor, "set_up", lambda _: None)  # of this process, which other tests share
+    monkeypatch.setattr(memory, "share", nothing)
+    made.reloading.serve(reloaded)
+    made.listeners[0].on_serving(endpoint, "renewed")
+    made.close()
+    (line,) = [each for each in capfd.readouterr().err.splitlines() if "renewed: json: http://" in each]
+    assert line.endswith("no ALPN, 1 worker")
 
 
 @pytest.fixture
