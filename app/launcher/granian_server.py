@@ -51,6 +51,7 @@ def serve(endpoint: Endpoint) -> None:
     log.set_listener(listener.name)
     draining = Draining(listener.name, endpoint.application or _not_loaded, scheduling.requests_done)
     signal.signal(CLOSE_NOTICE, lambda *_: draining.send_close_notice())
+    start_method = multiprocessing.get_start_method(allow_none=True)  # of a preloaded application; else None
     multiprocessing.set_start_method("fork", force=True)  # workers share what is loaded
     # What an application has printed may have no place (a full disk), and a worker would never be forked.
     multiprocessing.util._flush_std_streams = flush_streams  # type: ignore[attr-defined]  # noqa: SLF001
@@ -68,6 +69,7 @@ def serve(endpoint: Endpoint) -> None:
     def load_application() -> Application:
         if os.getpid() != parent:
             _become_worker(server, parent, endpoint)
+            multiprocessing.set_start_method(start_method, force=True)  # the application's to choose, and only once
             application = endpoint.application or _load_in_worker(listener)
             log.keep_loggers()
             draining.application = _wrapped(application, listener, settings)

@@ -61,6 +61,16 @@ async def app(scope, receive, send):
         code = 0
     await respond(send, str(code).encode())
 """
+CHOOSING = f"""
+import multiprocessing
+{APP}
+before = multiprocessing.get_start_method(allow_none=True)
+multiprocessing.set_start_method("spawn")
+chosen = multiprocessing.get_start_method()
+
+async def app(scope, receive, send):
+    await respond(send, f"{{before}}, then {{chosen}}, now {{multiprocessing.get_start_method()}}".encode())
+"""
 TAKING_SIGNALS = f"""
 import faulthandler, signal
 {APP}
@@ -183,6 +193,14 @@ def test_a_process_that_an_import_starts_hinders_neither_check_nor_start_nor_sto
     service.stop()
     assert service.errors.read_text() == ""
     wait_until(lambda: not any(map(is_running, started())), "the end of what was started")
+
+
+@pytest.mark.parametrize("preload", ["true", "false"])
+def test_how_processes_start_is_an_applications_to_choose(start: Callable[..., Service], preload: str) -> None:
+    """As Python lets it, once: it may check first that nobody has chosen. A preloaded one has chosen in the launcher."""
+    service = start(CHOOSING, APPLICATION_PRELOAD=preload, WORKERS="1").ready()
+    assert httpx.get(service.url, trust_env=False).text == "None, then spawn, now spawn"
+    service.stop()
 
 
 def test_what_an_application_executes_gets_its_signals(start: Callable[..., Service], trust: ssl.SSLContext) -> None:
