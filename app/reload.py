@@ -7,7 +7,7 @@ from dataclasses import replace
 import msgspec
 
 from app import run
-from app.launcher import loading
+from app.launcher import loading, preloading
 from app.launcher.asgi import Application
 from app.launcher.reloading import Reloaded
 from app.launcher.server_process import Endpoint
@@ -115,4 +115,4 @@ def _application(settings: ApplicationSettings, seconds: int, *, is_tried: bool)
     if settings.is_ours:
         module, _, attribute = settings.target.partition(":")
         vars(importlib.import_module(module)).pop(attribute, None)  # it is built when it is asked for
-    return loading.load_while_serving(settings, seconds) if is_tried else loading.load(settings)
+    return preloading.load_while_serving(settings, seconds) if is_tried else loading.load(settings)

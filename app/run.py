@@ -25,6 +25,7 @@ from app.launcher import (
     log,
     memory,
     metrics,
+    preloading,
     signals,
     sockets,
     supervisor,
@@ -145,7 +146,7 @@ def _applications(configuration: Configuration, *, is_check: bool) -> dict[Appli
             continue
         if settings.preload and (settings.is_ours or not is_check):
             stopped = child.FAILED if is_check else child.STOPPED
-            loaded[settings] = loading.preload(settings, configuration.server.start_deadline, stopped)
+            loaded[settings] = preloading.preload(settings, configuration.server.start_deadline, stopped)
             signals.block()  # again: it may have ignored SIGCHLD, say
         else:
             loading.check(settings, configuration.server.start_deadline)

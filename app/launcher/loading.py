@@ -1,10 +1,8 @@
-"""Importing the application: once in the launcher, or by each worker after a process of its own has tried it."""
+"""Importing the application: by each worker, after a process of its own has tried it. preloading.py is once for all."""
 
 import importlib
 import inspect
-import signal
 import sys
-import threading
 import time
 import traceback
 from contextlib import closing, suppress
@@ -13,24 +11,17 @@ from typing import Any
 
 from app.launcher import signals
 from app.launcher.asgi import Application
-from app.launcher.child import FAILED, MISCONFIGURED, STOPPED, end_process, flush_streams, how_it_ended
-from app.launcher.log import error
+from app.launcher.child import how_it_ended
 from app.launcher.trial import TRIED, Trial
 from app.settings.application import ApplicationSettings
 from app.settings.errors import ConfigurationError, shown
 
 LOOK = 0.01  # seconds between looks at a process that tries an import
-PAUSE = 0.1  # seconds between looks at whether an import has to end, in the launcher
-YIELDS = 2.0  # seconds in which it has to
 OWN_PACKAGE = __name__.partition(".")[0]
 
 
 class Stopped(Exception):  # noqa: N818 - no error: the launcher was asked to stop
     """A signal asked to stop while an application was being imported."""
-
-
-class _Interrupted(BaseException):
-    """Raised where an import is that has to end."""
 
 
 def load(settings: ApplicationSettings) -> Application:
@@ -127,7 +118,7 @@ def check(settings: ApplicationSettings, seconds: int) -> None:
     Raises ConfigurationError as `load` does, and after `seconds`; Stopped if a signal asks to stop meanwhile.
     """
     try:
-        made = Trial(lambda: _load_within_memory(settings), seconds)
+        made = Trial(lambda: load_within_memory(settings), seconds)
     except OSError as error:
         raise not_tried(str(settings), error) from error
     with closing(made) as trial:
@@ -137,7 +128,7 @@ def check(settings: ApplicationSettings, seconds: int) -> None:
                     raise Stopped
                 time.sleep(LOOK)
         except TimeoutError as error:
-            raise _late(settings, seconds) from error
+            raise late(settings, seconds) from error
     if code != TRIED:
         raise ConfigurationError(
             f"{settings} ends the process that imports it ({how_it_ended(code)}); correct what does"
@@ -153,7 +144,8 @@ def not_tried(what: str, error: OSError) -> Stopped | ConfigurationError:
     )
 
 
-def _load_within_memory(settings: ApplicationSettings) -> Application:
+def load_within_memory(settings: ApplicationSettings) -> Application:
+    """Import an application as `load` does; want of memory for another than ours is a ConfigurationError, too."""
     try:
         return load(settings)
     except MemoryError as error:
@@ -164,83 +156,8 @@ def _load_within_memory(settings: ApplicationSettings) -> Application:
         ) from error
 
 
-def load_while_serving(settings: ApplicationSettings, seconds: int) -> Application:
-    """Import an application as `load` does, in a launcher that serves; another process has tried the import before.
-
-    Raises ConfigurationError as `load` does, after `seconds`, and if a signal asks to stop, which stays pending: it is
-    never unblocked, as a thread that the import starts would have it from then on. An import that catches what is
-    raised in it, and goes on for YIELDS after such a signal, is ended with this process.
-    """
-    end, stopped, is_over = time.monotonic() + seconds, 0.0, False
-
-    def reason() -> ConfigurationError | None:
-        if signals.is_stop_pending():
-            return ConfigurationError(f"{settings} was not imported: a signal asked to stop")
-        return _late(settings, seconds) if time.monotonic() > end else None
-
-    def look(*_: object) -> None:
-        nonlocal stopped
-        if is_over or reason() is None:
-            return
-        if signals.is_stop_pending():
-            stopped = stopped or time.monotonic()
-            if time.monotonic() > stopped + YIELDS:
-                error(f"{settings}: its import does not end; what is served ends with it")
-                end_process(FAILED)
-        raise _Interrupted
-
-    former = signal.signal(signal.SIGALRM, look)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
-    signal.setitimer(signal.ITIMER_REAL, PAUSE, PAUSE)
-    try:
-        try:
-            application = load(settings)
-        finally:
-            is_over = True
-    except (_Interrupted, ConfigurationError, MemoryError) as raised:
-        is_over = True
-        if why := reason():
-            raise why from raised
-        raise
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, former)
-    if why := reason():
-        raise why
-    return application
-
-
-def _late(settings: ApplicationSettings, seconds: int) -> ConfigurationError:
+def late(settings: ApplicationSettings, seconds: int) -> ConfigurationError:
+    """Return what to raise after an import has taken longer than `seconds`."""
     return ConfigurationError(
         f"{settings} has not been imported within start_deadline={seconds} s; raise it, or import less"
     )
-
-
-def preload(settings: ApplicationSettings, seconds: int, stopped: int = STOPPED) -> Application:
-    """Import an application in this process as `load` does; end it after `seconds`, or if a signal asks to stop.
-
-    Nothing can be raised in an import that hangs, and this process has nothing to give up yet. Its exit status is then
-    `stopped`.
-    """
-    loaded = threading.Event()
-    watch = threading.Thread(target=_end_unless, args=(loaded, settings, seconds, stopped), daemon=True)
-    try:
-        watch.start()
-    except RuntimeError as error:
-        raise ConfigurationError(f"{settings} cannot be preloaded ({error}); raise the limit (ulimit -u)") from error
-    try:
-        return _load_within_memory(settings)
-    finally:
-        flush_streams()  # else each process that is forked from here on would write it again
-        loaded.set()
-        watch.join()
-
-
-def _end_unless(loaded: threading.Event, settings: ApplicationSettings, seconds: int, stopped: int) -> None:
-    end = time.monotonic() + seconds
-    while not loaded.wait(LOOK):
-        if signals.is_stop_pending():
-            end_process(stopped)
-        if time.monotonic() > end:
-            error(f"configuration: {_late(settings, seconds)}")
-            end_process(MISCONFIGURED)

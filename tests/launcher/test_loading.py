@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from app.launcher import loading, signals
+from app.launcher import loading, preloading, signals
 from app.launcher.child import Child
 from app.launcher.trial import Trial
 from app.settings.application import ApplicationSettings
@@ -234,7 +234,7 @@ def waiting_for_signals(work: Callable[[], object], what: str) -> Child:
 )
 def test_a_stop_ends_an_import_in_a_launcher_that_serves_and_stays_pending(modules: Path, source: str) -> None:
     (modules / "late.py").write_text(f"import pathlib\npathlib.Path('begun').touch()\n{source}")
-    work = partial(loading.load_while_serving, settings("late:app"), 3600)
+    work = partial(preloading.load_while_serving, settings("late:app"), 3600)
     child = waiting_for_signals(work, "late:app was not imported: a signal asked to stop")
     try:
         wait_until((modules / "begun").exists, "the import")
@@ -266,7 +266,7 @@ def test_a_thread_of_an_import_takes_no_signal_of_the_launchers(modules: Path) -
     (modules / "threaded.py").write_text(THREAD + APPLICATION)
 
     def work() -> None:
-        loading.load_while_serving(settings("threaded:app"), 60)
+        preloading.load_while_serving(settings("threaded:app"), 60)
         signals.take_over()
         os.kill(os.getpid(), signal.SIGTERM)
         os._exit(7 if signals.wait(5) == signal.SIGTERM else 6)
@@ -281,9 +281,9 @@ def test_each_import_of_a_reload_has_a_deadline(modules: Path) -> None:
     (modules / "late.py").write_text("import time\ntime.sleep(3600)\n")
 
     def work() -> None:
-        loading.load_while_serving(settings("first:app"), 1)
+        preloading.load_while_serving(settings("first:app"), 1)
         with pytest.raises(ConfigurationError, match="late:app has not been imported within start_deadline=1 s"):
-            loading.load_while_serving(settings("late:app"), 1)
+            preloading.load_while_serving(settings("late:app"), 1)
         assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
         os._exit(7)
 
@@ -299,7 +299,7 @@ def test_a_preloaded_import_that_does_not_end_ends_the_process(modules: Path, st
 
     def work() -> None:
         signals.block()
-        loading.preload(settings("endless:app"), 1 if status else 3600)
+        preloading.preload(settings("endless:app"), 1 if status else 3600)
 
     child = Child(work)
     try:

@@ -1,0 +1,96 @@
+"""Importing an application in the launcher itself, whose workers share it: at the start, or while it serves."""
+
+import signal
+import threading
+import time
+
+from app.launcher import signals
+from app.launcher.asgi import Application
+from app.launcher.child import FAILED, MISCONFIGURED, STOPPED, end_process, flush_streams
+from app.launcher.loading import LOOK, late, load, load_within_memory
+from app.launcher.log import error
+from app.settings.application import ApplicationSettings
+from app.settings.errors import ConfigurationError
+
+PAUSE = 0.1  # seconds between looks at whether an import has to end
+YIELDS = 2.0  # seconds in which it has to
+
+
+class _Interrupted(BaseException):
+    """Raised where an import is that has to end."""
+
+
+def preload(settings: ApplicationSettings, seconds: int, stopped: int = STOPPED) -> Application:
+    """Import an application in this process as `load` does; end it after `seconds`, or if a signal asks to stop.
+
+    Nothing can be raised in an import that hangs, and this process has nothing to give up yet. Its exit status is then
+    `stopped`.
+    """
+    loaded = threading.Event()
+    watch = threading.Thread(target=_end_unless, args=(loaded, settings, seconds, stopped), daemon=True)
+    try:
+        watch.start()
+    except RuntimeError as error:
+        raise ConfigurationError(f"{settings} cannot be preloaded ({error}); raise the limit (ulimit -u)") from error
+    try:
+        return load_within_memory(settings)
+    finally:
+        flush_streams()  # else each process that is forked from here on would write it again
+        loaded.set()
+        watch.join()
+
+
+def _end_unless(loaded: threading.Event, settings: ApplicationSettings, seconds: int, stopped: int) -> None:
+    end = time.monotonic() + seconds
+    while not loaded.wait(LOOK):
+        if signals.is_stop_pending():
+            end_process(stopped)
+        if time.monotonic() > end:
+            error(f"configuration: {late(settings, seconds)}")
+            end_process(MISCONFIGURED)
+
+
+def load_while_serving(settings: ApplicationSettings, seconds: int) -> Application:
+    """Import an application as `load` does, in a launcher that serves; another process has tried the import before.
+
+    Raises ConfigurationError as `load` does, after `seconds`, and if a signal asks to stop, which stays pending: it is
+    never unblocked, as a thread that the import starts would have it from then on. An import that catches what is
+    raised in it, and goes on for YIELDS after such a signal, is ended with this process.
+    """
+    end, stopped, is_over = time.monotonic() + seconds, 0.0, False
+
+    def reason() -> ConfigurationError | None:
+        if signals.is_stop_pending():
+            return ConfigurationError(f"{settings} was not imported: a signal asked to stop")
+        return late(settings, seconds) if time.monotonic() > end else None
+
+    def look(*_: object) -> None:
+        nonlocal stopped
+        if is_over or reason() is None:
+            return
+        if signals.is_stop_pending():
+            stopped = stopped or time.monotonic()
+            if time.monotonic() > stopped + YIELDS:
+                error(f"{settings}: its import does not end; what is served ends with it")
+                end_process(FAILED)
+        raise _Interrupted
+
+    former = signal.signal(signal.SIGALRM, look)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+    signal.setitimer(signal.ITIMER_REAL, PAUSE, PAUSE)
+    try:
+        try:
+            application = load(settings)
+        finally:
+            is_over = True
+    except (_Interrupted, ConfigurationError, MemoryError) as raised:
+        is_over = True
+        if why := reason():
+            raise why from raised
+        raise
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)
+    if why := reason():
+        raise why
+    return application
