@@ -1,5 +1,6 @@
 """Importing the application: by each worker, after a process of its own has tried it. preloading.py is once for all."""
 
+import asyncio
 import importlib
 import inspect
 import sys
@@ -8,6 +9,8 @@ import traceback
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
+
+import uvloop
 
 from app.launcher import signals
 from app.launcher.asgi import Application
@@ -117,8 +120,14 @@ def check(settings: ApplicationSettings, seconds: int) -> None:
 
     Raises ConfigurationError as `load` does, and after `seconds`; Stopped if a signal asks to stop meanwhile.
     """
+
+    def attempt() -> None:
+        if not settings.preload:  # else there is no loop when it is imported
+            asyncio.set_event_loop(uvloop.new_event_loop())  # as a worker does before
+        load_within_memory(settings)
+
     try:
-        made = Trial(lambda: load_within_memory(settings), seconds)
+        made = Trial(attempt, seconds)
     except OSError as error:
         raise not_tried(str(settings), error) from error
     with closing(made) as trial:

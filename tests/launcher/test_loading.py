@@ -17,7 +17,8 @@ from app.settings.application import ApplicationSettings
 from app.settings.errors import ConfigurationError
 from tests.support.configuration import SERVER_TOML, check, configured, rejected
 from tests.support.ports import free_port
-from tests.support.processes import is_running, wait_until
+from tests.support.processes import ROOT, is_running, wait_until
+from tests.support.service import START_DEADLINE, Launch
 
 HERE = "tests.support.applications"
 CALL = "    async def __call__(self, scope, receive, send): ...\napp = A()\n"
@@ -123,6 +124,23 @@ def test_a_traceback_larger_than_a_pipe_is_shown(modules: Path, preload: str) ->
     assert result.returncode == 2
     assert result.stderr.startswith("configuration: APPLICATION=broken:app cannot be imported (ValueError: xxx")
     assert len(result.stderr) > 2**18
+
+
+def test_an_import_finds_the_event_loop_that_a_worker_has(launch: Launch, pair: dict[str, str], tmp_path: Path) -> None:
+    """Python may insist on one (asyncio.get_event_loop); where a launcher preloads there is none."""
+    (tmp_path / "looping.py").write_text(
+        "import asyncio, uvloop\nassert isinstance(asyncio.get_event_loop(), uvloop.Loop), 'no loop'\n"
+        "asyncio.get_event_loop().run_until_complete(asyncio.sleep(0))\n"
+        "from tests.support.applications import app\n"
+    )
+    variables = {"APPLICATION": "looping:app", "PYTHONPATH": f"{tmp_path}:{ROOT}", "WORKERS": "1"} | pair
+    checked = launch("--check", **variables)
+    assert checked.wait(START_DEADLINE) == 0, checked.report()
+    launch(**variables).ready().stop()
+    for arguments in ([], ["--check"]):
+        preloading = launch(*arguments, APPLICATION_PRELOAD="true", **variables)
+        assert preloading.wait(START_DEADLINE) == 2, preloading.report()
+        assert "looping:app cannot be imported (AssertionError: no loop)" in preloading.errors.read_text()
 
 
 @pytest.mark.parametrize(
