@@ -38,8 +38,6 @@ OVERLAP = 0.5  # seconds in which a worker that has grown too large and its repl
 PING_TIMEOUT = 20  # seconds that a client of HTTP/2 has to acknowledge a ping; Granian's default
 STREAMS = 100  # at once on a connection: the least that RFC 9113, section 6.5.2, recommends
 PROTOCOLS = {"http/1.1": HTTPModes.http1, "h2c": HTTPModes.http2, "auto": HTTPModes.auto}
-UNHEEDED = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP} | signals.IGNORED - {signal.SIGPIPE}
-"""Signals that a server process and its workers do not heed; SIGPIPE is Python's."""
 
 
 def serve(endpoint: Endpoint) -> None:
@@ -79,7 +77,7 @@ def serve(endpoint: Endpoint) -> None:
     def take_orders_from_the_launcher_alone() -> None:
         # A service manager or a terminal may signal every process: the launcher then drains the others in order.
         setproctitle.setproctitle(title(f"{listener.name} server process"))
-        for number in UNHEEDED:
+        for number in signals.UNHEEDED:
             signal.signal(number, signals.not_heeded)
         signal.signal(DRAIN, server.drain)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -113,25 +111,6 @@ def _wrapped(application: Application, listener: Listener, settings: Server) -> 
         application = silence = Silence(application, listener.port, settings.header_read_timeout + PING_TIMEOUT)
         threading.Thread(target=silence.close_for_ever, daemon=True).start()
     return application
-
-
-def _heed_signals_in_forks() -> None:
-    """Let signals end a process that the application forks, as multiprocessing does; what comes at once has to wait."""
-    former = threading.local()
-
-    def block() -> None:
-        former.mask = signal.pthread_sigmask(signal.SIG_BLOCK, UNHEEDED)
-
-    def unblock() -> None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, former.mask)
-
-    def heed() -> None:
-        for number in UNHEEDED:
-            if signal.getsignal(number) is signals.not_heeded:
-                signal.signal(number, signal.SIG_DFL)
-        unblock()
-
-    os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=heed)
 
 
 async def _not_loaded(*_: object) -> None:
@@ -210,7 +189,7 @@ def _build(endpoint: Endpoint) -> granian_private.Server:
 def _become_worker(server: granian_private.Server, parent: int, endpoint: Endpoint) -> None:
     """Do in a new worker what has to be done before it serves: it keeps nothing open that is not its own."""
     die_with(parent)  # again: an error of the first is not seen
-    _heed_signals_in_forks()
+    signals.heed_in_forks()
     close([each for index, each in enumerate(endpoint.sockets) if index != server.spawning])
     for other in (*server.wrks, *([server.former] if server.former else ())):
         for descriptor in other.sentinels:

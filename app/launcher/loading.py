@@ -122,8 +122,9 @@ def check(settings: ApplicationSettings, seconds: int) -> None:
     """
 
     def attempt() -> None:
-        if not settings.preload:  # else there is no loop when it is imported
+        if not settings.preload:  # else the launcher imports it, which has no loop, and blocks signals
             asyncio.set_event_loop(uvloop.new_event_loop())  # as a worker does before
+            signals.unblock_as_in_a_worker()
         load_within_memory(settings)
 
     try:
@@ -132,12 +133,22 @@ def check(settings: ApplicationSettings, seconds: int) -> None:
         raise not_tried(str(settings), error) from error
     with closing(made) as trial:
         try:
-            while (code := trial.exitcode()) is None:
-                if signals.is_stop_pending():
-                    raise Stopped
-                time.sleep(LOOK)
-        except TimeoutError as error:
-            raise late(settings, seconds) from error
+            _await_end(trial, settings, seconds)
+        except ConfigurationError as error:
+            if signals.is_stop_pending():  # a service manager sends it to all processes, to those of the import, too
+                raise Stopped from error
+            raise
+
+
+def _await_end(trial: Trial, settings: ApplicationSettings, seconds: int) -> None:
+    """Wait until an import has been tried. Raises ConfigurationError, or Stopped."""
+    try:
+        while (code := trial.exitcode()) is None:
+            if signals.is_stop_pending():
+                raise Stopped
+            time.sleep(LOOK)
+    except TimeoutError as error:
+        raise late(settings, seconds) from error
     if code != TRIED:
         raise ConfigurationError(
             f"{settings} ends the process that imports it ({how_it_ended(code)}); correct what does"

@@ -5,12 +5,15 @@ import functools
 import os
 import select
 import signal
+import threading
 
 STOP = {signal.SIGTERM, signal.SIGINT}
 """What asks to stop; SIGHUP is added by `block` if it says that a terminal is gone."""
 TAKEN = STOP | {signal.SIGCHLD, signal.SIGHUP}
 IGNORED = {signal.SIGPIPE, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTOU, signal.SIGTTIN}
 """SIGUSR1 and SIGUSR2 are an application's to take, not the launcher's; a terminal may stop who writes in the background by SIGTTOU."""
+UNHEEDED = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP} | IGNORED - {signal.SIGPIPE}
+"""Signals that a server process and its workers do not heed; SIGPIPE is Python's."""
 
 
 def block() -> None:
@@ -56,6 +59,33 @@ def take_over() -> None:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, TAKEN)
     _descriptor()  # now, so that all children inherit the same
+
+
+def heed_in_forks() -> None:
+    """Let signals end a process that the application forks, as multiprocessing does; what comes at once has to wait."""
+    former = threading.local()
+
+    def block() -> None:
+        former.mask = signal.pthread_sigmask(signal.SIG_BLOCK, UNHEEDED)
+
+    def unblock() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former.mask)
+
+    def heed() -> None:
+        for number in UNHEEDED:
+            if signal.getsignal(number) is not_heeded:
+                signal.signal(number, signal.SIG_DFL)
+        unblock()
+
+    os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=heed)
+
+
+def unblock_as_in_a_worker() -> None:
+    """Let what an application starts by its import be ended by signals; this process, which `block` has made, is not."""
+    heed_in_forks()
+    for number in TAKEN - {signal.SIGCHLD}:
+        signal.signal(number, not_heeded)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def is_stop_pending() -> bool:

@@ -200,6 +200,22 @@ def test_a_stop_ends_an_import(modules: Path) -> None:
         child.kill()
 
 
+@pytest.mark.parametrize("ending", ["raise ValueError", "os._exit(5)", "os.kill(os.getpid(), signal.SIGKILL)"])
+def test_an_import_that_a_stop_has_broken_is_no_fault_of_the_application(modules: Path, ending: str) -> None:
+    """A service manager may signal every process, those that an import waits for, too."""
+    (modules / "broken.py").write_text(f"import os, signal\nos.kill(os.getppid(), signal.SIGTERM)\n{ending}\n")
+
+    def work() -> None:
+        signals.block()
+        with pytest.raises(loading.Stopped):
+            loading.check(settings("broken:app"), 3600)
+        os._exit(7)
+
+    child = Child(work)
+    wait_until(lambda: child.exitcode is not None, "the end")
+    assert child.exitcode == 7
+
+
 @pytest.mark.parametrize("preload", [True, False])
 @pytest.mark.parametrize("how", ["os._exit(0)", "os._exit(87)", "os.kill(os.getpid(), signal.SIGKILL)"])
 def test_an_import_that_ends_its_process_is_rejected(modules: Path, how: str, *, preload: bool) -> None:

@@ -71,6 +71,34 @@ chosen = multiprocessing.get_start_method()
 async def app(scope, receive, send):
     await respond(send, f"{{before}}, then {{chosen}}, now {{multiprocessing.get_start_method()}}".encode())
 """
+ENDING = """
+import asyncio, multiprocessing, os, signal, subprocess, time, uvloop
+from tests.support.applications import app as others, note
+
+def end_what_it_starts(when):
+    started = [subprocess.Popen(["sleep", "60"]), multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))]
+    started[1].start()
+    for each in started:
+        each.terminate()
+    assert started[0].wait() == -signal.SIGTERM
+    started[1].join()
+    assert started[1].exitcode == -signal.SIGTERM
+    os.kill(os.getpid(), signal.SIGTERM)  # is not heeded by this process itself
+    note(f"{when} ended all")
+
+async def execute():
+    return await (await asyncio.create_subprocess_exec("true")).wait()
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        end_what_it_starts("startup")
+    await others(scope, receive, send)
+
+if os.environ.get("APPLICATION_PRELOAD") != "true":
+    end_what_it_starts("import")
+    assert uvloop.run(execute()) == 0
+    assert asyncio.run(execute()) == 0
+"""
 TAKING_SIGNALS = f"""
 import faulthandler, signal
 {APP}
@@ -201,6 +229,20 @@ def test_how_processes_start_is_an_applications_to_choose(start: Callable[..., S
     service = start(CHOOSING, APPLICATION_PRELOAD=preload, WORKERS="1").ready()
     assert httpx.get(service.url, trust_env=False).text == "None, then spawn, now spawn"
     service.stop()
+
+
+@pytest.mark.parametrize("preload", ["true", "false"])
+def test_what_an_import_or_a_startup_starts_can_be_ended(
+    start: Callable[..., Service], tmp_path: Path, preload: str
+) -> None:
+    """Nothing of it inherits blocked signals; a preloaded application is imported by the launcher, which blocks them."""
+    checked = start(ENDING, "--check", APPLICATION_PRELOAD=preload)
+    assert checked.wait(START_DEADLINE) == 0, checked.report()
+    start(ENDING, APPLICATION_PRELOAD=preload, WORKERS="1").ready().stop()
+    notes = (tmp_path / "notes").read_text().splitlines()
+    # Two listeners have a worker each, which imports what is not preloaded after a check and a start have tried it.
+    assert notes.count("import ended all") == (4 if preload == "false" else 0)
+    assert notes.count("startup ended all") == 2
 
 
 def test_what_an_application_executes_gets_its_signals(start: Callable[..., Service], trust: ssl.SSLContext) -> None:
