@@ -47,6 +47,7 @@ def serve(endpoint: Endpoint) -> None:
     """
     settings, listener = endpoint.server, endpoint.listener
     log.set_listener(listener.name)
+    log.keep_loggers()
     draining = Draining(listener.name, endpoint.application or _not_loaded, scheduling.requests_done)
     signal.signal(CLOSE_NOTICE, lambda *_: draining.send_close_notice())
     start_method = multiprocessing.get_start_method(allow_none=True)  # of a preloaded application; else None
@@ -69,7 +70,6 @@ def serve(endpoint: Endpoint) -> None:
             _become_worker(server, parent, endpoint)
             multiprocessing.set_start_method(start_method, force=True)  # the application's to choose, and only once
             application = endpoint.application or _load_in_worker(listener)
-            log.keep_loggers()
             draining.application = _wrapped(application, listener, settings)
             draining.on_started = started
         return draining

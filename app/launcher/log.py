@@ -19,7 +19,7 @@ from pythonjsonlogger.json import JsonFormatter
 
 from app.launcher.output import Output, printable
 
-ACCESS = "granian.access"
+ACCESS, CHILDREN = "granian.access", "_granian."
 OF_GRANIAN: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -219,10 +219,22 @@ def set_up(form: str) -> None:
     )
 
 
+class _Kept(logging.Logger):
+    """A logger that cannot be disabled."""
+
+    disabled = property(lambda _: False, lambda *_: None)
+
+
+def _logger(name: str) -> logging.Logger:
+    """Make a logger as logging does: Granian has one for each of its modules, once it has something to say."""
+    return (_Kept if name.startswith(CHILDREN) else logging.getLoggerClass())(name)
+
+
 def keep_loggers() -> None:
-    """Enable Granian's loggers again: logging.config disables those that it does not name, unless it is told not to."""
+    """Have nobody disable Granian's loggers: logging.config does that to all that it does not name, unless told not to."""
     for name in OF_GRANIAN["loggers"]:
-        logging.getLogger(name).disabled = False
+        logging.getLogger(name).__class__ = _Kept
+    logging.root.manager.loggerClass = _logger  # type: ignore[assignment]  # it is only called
 
 
 def set_listener(name: str) -> None:

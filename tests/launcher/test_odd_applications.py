@@ -430,3 +430,37 @@ def test_requests_are_logged_though_an_application_sets_up_logging(
     httpx.get(f"{service.url}/nothing", trust_env=False)
     wait_until(lambda: "GET /nothing HTTP/1.1" in service.errors.path.read_text(), "the request's line")
     service.stop()
+
+
+AT_A_REQUEST = """
+import logging, logging.config
+from tests.support.applications import respond
+
+class Mine(logging.Logger): ...
+logging.setLoggerClass(Mine)
+assert type(logging.getLogger("mine")) is Mine
+
+async def app(scope, receive, send):
+    if scope["path"] == "/raise":
+        raise ValueError(scope["query_string"])
+    if scope["path"] == "/set":
+        logging.config.dictConfig({"version": 1, "disable_existing_loggers": True})
+    await respond(send, b"ok")
+"""
+
+
+@pytest.mark.parametrize("preload", ["true", "false"])
+def test_what_is_logged_of_requests_goes_on_though_one_of_them_sets_up_logging(
+    launch: Launch, tmp_path: Path, pair: dict[str, str], preload: str
+) -> None:
+    """Lines and tracebacks, also of loggers that Granian has made before."""
+    (tmp_path / "logs.py").write_text(AT_A_REQUEST)
+    environment = {"PYTHONPATH": f"{tmp_path}:{ROOT}", "APPLICATION_PRELOAD": preload, "WORKERS": "1"}
+    service = launch(APPLICATION="logs:app", ACCESS_LOG="1", **environment, **pair).ready()
+    for target in ("/raise?1", "/set", "/raise?2", "/last"):
+        httpx.get(service.url + target, trust_env=False)
+    wait_until(lambda: "GET /last HTTP/1.1" in service.errors.path.read_text(), "the last request's line")
+    service.stop()
+    said = service.errors.path.read_text()
+    assert [said.count(f"ValueError: b'{each}'") for each in "12"] == [1, 1]
+    assert [said.count(f'"GET /raise?{each} HTTP/1.1" 500') for each in "12"] == [1, 1]
