@@ -11,7 +11,7 @@ from app.launcher.log import error
 from app.launcher.output import Output
 from app.settings.certificate import Pair
 from app.settings.config import Listener, PairFiles, needs_client_certificate, reachable
-from app.settings.errors import shown
+from app.settings.errors import cut, shown
 from app.settings.tables import Server
 
 _out = Output(1)
@@ -22,7 +22,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, and exit."""
-        error(f"configuration: {message}; see {self.prog} --help")
+        error(f"configuration: {shown(message)}; see {self.prog} --help")
         sys.exit(MISCONFIGURED)
 
 
@@ -58,7 +58,7 @@ def _served(server: Server, listener: Listener, pair: Pair | None) -> str:
     )
     return (
         f"{line} {protocols}, {workers}; certificate for"
-        f" {shown(', '.join(pair.names))} ({pair.origin}); SHA-256 {pair.fingerprint};"
+        f" {cut(', '.join(pair.names))} ({pair.origin}); SHA-256 {pair.fingerprint};"
         f" expires {pair.leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC;{_clients(listener)} records encrypted in user"
         f" space"
     )

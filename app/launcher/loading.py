@@ -17,7 +17,7 @@ from app.launcher.asgi import Application
 from app.launcher.child import how_it_ended
 from app.launcher.trial import TRIED, Trial
 from app.settings.application import ApplicationSettings
-from app.settings.errors import ConfigurationError, shown
+from app.settings.errors import ConfigurationError, cut
 
 LOOK = 0.01  # seconds between looks at a process that tries an import
 OWN_PACKAGE = __name__.partition(".")[0]
@@ -51,7 +51,7 @@ def load(settings: ApplicationSettings) -> Application:
         remedy = "set PYTHONPATH to the folder that holds it"
         if error.name.startswith(f"{OWN_PACKAGE}."):
             remedy = f"the launcher's own package is named {OWN_PACKAGE}, too: rename yours"
-        raise ConfigurationError(f"{settings}: there is no module {shown(error.name)}; {remedy}") from error
+        raise ConfigurationError(f"{settings}: there is no module {cut(error.name)}; {remedy}") from error
     except BaseException as error:
         if isinstance(error, AttributeError) and error.obj is sys.modules.get(module_name):
             raise ConfigurationError(
@@ -71,7 +71,7 @@ def _made(settings: ApplicationSettings, factory: Any) -> Application:  # noqa: 
         inspect.signature(factory).bind()
     except (TypeError, ValueError) as error:
         raise ConfigurationError(
-            f"{settings} cannot be called without arguments ({shown(error)}); if it is the application, remove factory"
+            f"{settings} cannot be called without arguments ({cut(str(error))}); if it is the application, remove factory"
         ) from error
     made: Application = factory()
     return made
@@ -82,7 +82,7 @@ def _failed(settings: ApplicationSettings, error: BaseException) -> Configuratio
         text = str(error)
     except BaseException:  # noqa: BLE001 - the application's code, too; the traceback below is of what it raised first
         text = "(an error without a text)"
-    what = shown(f"{type(error).__name__}: {text}").replace("\n", " ")
+    what = cut(f"{type(error).__name__}: {text}").replace("\n", " ")
     return ConfigurationError(f"{settings} cannot be imported ({what}); correct what raises it", _traceback(error))
 
 
@@ -102,7 +102,7 @@ def _check_callable(settings: ApplicationSettings, application: object) -> None:
     """Raise ConfigurationError unless `application` can be called with scope, receive and send."""
     if not callable(application):
         raise ConfigurationError(
-            f"{settings} is {shown(type(application).__name__)}, which cannot be called; name an ASGI application"
+            f"{settings} is {cut(type(application).__name__)}, which cannot be called; name an ASGI application"
         )
     try:
         signature = inspect.signature(application)
@@ -112,7 +112,7 @@ def _check_callable(settings: ApplicationSettings, application: object) -> None:
         signature.bind({}, None, None)
     except TypeError as error:
         remedy = "name an ASGI application" if settings.factory else "if it makes the application, set factory = true"
-        raise ConfigurationError(f"{settings} takes no (scope, receive, send): {shown(error)}; {remedy}") from error
+        raise ConfigurationError(f"{settings} takes no (scope, receive, send): {cut(str(error))}; {remedy}") from error
 
 
 def check(settings: ApplicationSettings, seconds: int) -> None:

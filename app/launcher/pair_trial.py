@@ -23,7 +23,7 @@ from granian.http import HTTP1Settings
 
 from app.launcher import signals
 from app.launcher.child import Child, title
-from app.settings.errors import shown
+from app.settings.errors import cut
 
 PATIENCE = 3.0  # seconds that a trial may take; it takes 20 ms
 LOOK = 0.001  # seconds between looks at it
@@ -54,7 +54,7 @@ def why_rejected(prepare: Callable[[], Tls]) -> str | None:
         found = REJECTED.search(os.pread(panic, 2**16, 0)) if child.exitcode == -signal.SIGABRT else None
     finally:
         os.close(panic)
-    return shown(found[1].decode(errors="backslashreplace")) if found else None
+    return cut(found[1].decode(errors="backslashreplace")) if found else None
 
 
 def _try(prepare: Callable[[], Tls]) -> None:

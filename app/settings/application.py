@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import get_args
 
-from app.settings.errors import ConfigurationError, shown
+from app.settings.errors import ConfigurationError, cut, shown
 from app.settings.tables import ApplicationTable, Runs
 from app.settings.variables import text, truth
 
@@ -40,7 +40,7 @@ class ApplicationSettings:
 
     def __str__(self) -> str:
         """Return setting and value as an error shows them."""
-        return f"{self.setting}={shown(self.target)}"
+        return f"{self.setting}={cut(self.target)}"
 
 
 def of_table(setting: str, table: ApplicationTable) -> ApplicationSettings:

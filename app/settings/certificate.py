@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from app.settings import clients, rustls
 from app.settings.config import PairFiles
-from app.settings.errors import ConfigurationError, shown
+from app.settings.errors import ConfigurationError, cut, shown
 from app.settings.files import MIB, NamedFile
 from app.settings.pem import certificates
 from app.settings.sealed_file import SealedFile
@@ -124,7 +124,7 @@ def _check(files: PairFiles, content: Content) -> Pair:
         same = leaf.public_key() == private.public_key()
         reason = rustls.why_rejected(chain)
     except rustls.UNREADABLE as error:
-        what = f"{files.certificate} cannot be read ({shown(error)})"
+        what = f"{files.certificate} cannot be read ({cut(str(error))})"
         if "EncodedDefault" in str(error):
             raise ConfigurationError(
                 f"{what}: an extension has a default value written out, which DER leaves out; have it issued without"

@@ -13,7 +13,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from app.settings import rustls
-from app.settings.errors import ConfigurationError, shown
+from app.settings.errors import ConfigurationError, cut
 from app.settings.files import NamedFile
 from app.settings.pem import certificates
 
@@ -37,13 +37,13 @@ def authorities(file: NamedFile, pem: bytes) -> list[x509.Certificate]:
     for each in found:
         name = "a certificate"
         try:
-            name = shown(each.subject.rfc4514_string())
+            name = cut(each.subject.rfc4514_string())
             self_issued = each.issuer == each.subject
             public = each.public_key()
             extensions = each.extensions
         except rustls.UNREADABLE as error:
             raise ConfigurationError(
-                f"{file} holds {name}, which cannot be read ({shown(error)}); remove it, or have it issued anew"
+                f"{file} holds {name}, which cannot be read ({cut(str(error))}); remove it, or have it issued anew"
             ) from error
         if (
             not rustls.verifies_with(public)
@@ -81,11 +81,11 @@ def revocations(
     for block in _blocks(file, pem):
         try:
             one = x509.load_pem_x509_crl(block)
-            issuer, name = one.issuer.public_bytes(), shown(one.issuer.rfc4514_string())
+            issuer, name = one.issuer.public_bytes(), cut(one.issuer.rfc4514_string())
             reason = _rejected(one)
         except (*rustls.UNREADABLE, TypeError) as error:
             raise ConfigurationError(
-                f"{file} holds a list that cannot be read ({shown(error)}); write it anew"
+                f"{file} holds a list that cannot be read ({cut(str(error))}); write it anew"
             ) from error
         if reason:
             raise ConfigurationError(f"{file} holds a list of {name} that {reason}")
@@ -106,7 +106,7 @@ def revocations(
     for each in trusted:
         if not any(_is_signed(one, each) for one in found.values()):
             raise ConfigurationError(
-                f"{file} holds no list of {shown(each.subject.rfc4514_string())} that its key has signed, so that its"
+                f"{file} holds no list of {cut(each.subject.rfc4514_string())} that its key has signed, so that its"
                 f" clients would all be refused; add the list, or remove that authority from {authority_file.path}"
             )
     return list(found.values())

@@ -2,22 +2,15 @@
 
 import errno
 import os
-import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from app.settings.errors import ConfigurationError, shown
+from app.settings.errors import PEM, ConfigurationError, shown
 
 MIB = 2**20
-PEM = ("-----BEGIN", "LS0tLS1CRUdJTi", "tLS0tLUJFR0lO", "tLS0tQkVHSU4")
-"""What PEM begins with (RFC 7468), and the same in base64, wherever it begins."""
-KEYS = re.compile(r"M[A-P][\w+/-]{39}|[0-9a-f]{65}|[0-9A-F]{65}", re.ASCII)
-"""DER in base64, a sequence (X.690), or in hexadecimal; the path of a file may look so, too."""
-RUNS = re.compile(r"[\w+=-]{32,}", re.ASCII)
-"""What may be base64, if it has capitals, small letters and digits."""
 
 
 @dataclass(frozen=True)
@@ -40,18 +33,18 @@ class NamedFile:
                 f"{setting} holds a certificate or a key itself; put it in a file, and give its path"
             )
         if "\0" in text:
-            raise ConfigurationError(f"{setting}={_without_key(text)} holds a NUL character; {remedy}")
+            raise ConfigurationError(f"{setting}={shown(text)} holds a NUL character; {remedy}")
         try:
             os.fsencode(text)
         except UnicodeEncodeError as error:
             raise ConfigurationError(
-                f"{setting}={_without_key(ascii(text))} cannot be written in this locale ({error.encoding}); set LC_ALL=C.UTF-8"
+                f"{setting}={shown(ascii(text))} cannot be written in this locale ({error.encoding}); set LC_ALL=C.UTF-8"
             ) from error
         try:
             return cls(setting, Path(text).absolute())
         except OSError as error:  # a relative path, and a working directory that is gone
             raise ConfigurationError(
-                f"{setting}={_without_key(text)} is relative to a working directory that is gone; {remedy}"
+                f"{setting}={shown(text)} is relative to a working directory that is gone; {remedy}"
             ) from error
 
     def __str__(self) -> str:
@@ -60,7 +53,7 @@ class NamedFile:
 
     def shown(self) -> str:
         """Return the path for an error, but for one that may be a key in its place: nothing is there."""
-        return shown(self.path) if self.is_there() else _without_key(str(self.path))
+        return shown(self.path if self.is_there() else str(self.path))
 
     def is_there(self) -> bool:
         """Return whether anything is at the path; a broken link counts, and so does a file in a closed folder.
@@ -98,15 +91,6 @@ class NamedFile:
         if len(content) > most:
             raise ConfigurationError(f"{self} is larger than {most // 1024:,} KiB; {remedy}")
         return content
-
-
-def _without_key(text: str) -> str:
-    runs = RUNS.findall(text)
-    if KEYS.search(text) or any(
-        re.search("[A-Z]", each) and re.search("[a-z].*[0-9]|[0-9].*[a-z]", each) for each in runs
-    ):
-        return "(not shown, as it may be a key)"
-    return shown(text)
 
 
 def _without_waiting(path: str, flags: int) -> int:

@@ -1,7 +1,9 @@
 """Keys and certificates: those that rustls accepts are served, the others are rejected at the start."""
 
+import base64
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +12,10 @@ import trustme
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 
+from app.settings.errors import shown
 from tests.support.certificates import PrivateKey, write_self_signed
-from tests.support.configuration import check, rejected
+from tests.support.configuration import SERVER_TOML, check, configured, rejected
+from tests.support.processes import ROOT, clean_environment
 from tests.support.service import Launch
 
 
@@ -139,3 +143,73 @@ def test_an_expired_certificate_is_served_with_a_warning(tmp_path: Path) -> None
     result = check(**files)
     assert result.returncode == 0
     assert "not today; clients that verify will reject it" in result.stderr
+
+
+MISPLACED: list[tuple[str, Callable[[str], tuple[str, dict[str, str]]]]] = [
+    *(
+        (variable, lambda key, variable=variable: (SERVER_TOML, {variable: key}))
+        for variable in (
+            *("APPLICATION", "APPLICATION_RUNS", "APPLICATION_PRELOAD", "HOST", "LOG_FORMAT", "METRICS_PORT", "PORT"),
+            *("SELF_SIGNED", "WORKERS", "TLS_CERT", "CONFIG", "DATASET_PATH"),
+        )
+    ),
+    ("METRICS_HOST", lambda key: (SERVER_TOML, {"METRICS_PORT": "9000", "METRICS_HOST": key})),
+    *(
+        (named, lambda key, before=before, after=after: (SERVER_TOML.replace(before, after % repr(key), 1), {}))
+        for named, before, after in (
+            ("a table", "[listener.tls]", "tls = %s\n#"),
+            ("a key of a table", "[server]", "[server]\n%s = 1"),
+            ("a number", "backlog = 16384", "backlog = %s"),
+            ("a literal", "[server]", "[server]\nlog_format = %s"),
+            ("a list", "[[listener]]", "[[listener]]\ntrusted_proxies = [%s]"),
+            ("a protocol", "[[listener]]", "[[listener]]\nprotocol = %s"),
+            ("an application", 'import = "app:app"', "import = %s"),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize("form", ["PEM", "line", "base64", "hexadecimal", "twice"])
+@pytest.mark.parametrize(("place", "put"), MISPLACED, ids=[place for place, _ in MISPLACED])
+def test_a_key_in_a_wrong_place_is_not_shown(
+    tmp_path: Path, place: str, put: Callable[[str], tuple[str, dict[str, str]]], form: str
+) -> None:
+    """Neither as PEM nor as the base64 in it, nor as the base64 of all that, nor in hexadecimal."""
+    pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    body = "".join(pem.decode().splitlines()[1:-1])
+    hexadecimal = base64.b64decode(body).hex()
+    twice = base64.b64encode(pem).decode()
+    key = {
+        "PEM": pem.decode(),
+        "line": pem.decode().replace("\n", ""),
+        "base64": body,
+        "twice": twice,
+        "hexadecimal": hexadecimal,
+    }[form]
+    text, variables = put(key)
+    arguments = [] if place == "CONFIG" else [configured(tmp_path, text)]
+    line = rejected(*arguments, **variables)
+    assert "(not shown, as it may be a key)" in line or "holds a certificate or a key itself" in line
+    secret = {"twice": twice, "hexadecimal": hexadecimal}.get(form, body)
+    assert not any(secret[at : at + 12] in line for at in range(len(secret) - 12))
+
+
+def test_a_key_among_the_arguments_is_not_shown() -> None:
+    key = ec.generate_private_key(ec.SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    command = [sys.executable, "-m", "app", key.decode()]
+    ended = subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert ended.stderr == "configuration: (not shown, as it may be a key); see python -m app --help\n"
+
+
+def test_what_is_no_key_is_shown() -> None:
+    for value in (
+        "main",
+        "a" * 64,
+        "9" * 20,
+        "my-own-application.with_many_parts.and.modules2:create_app",
+        "0.0.0.0/0",
+    ):
+        assert shown(value) == value
+    assert shown(Path("/Etc/MyOwnCompanysServiceOfTheNewKind2/key")).startswith("/Etc/My")
+    assert shown("9" * 20000 + "Aa" * 20000).startswith("(not shown")
