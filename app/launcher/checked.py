@@ -6,9 +6,12 @@ from app.launcher.asgi import Application, Message, Receive, Send
 from app.launcher.log import warn
 from app.settings.errors import shown
 
+MOST_HEADERS = 20_000
+"""Of a response: http::HeaderMap has room for 24,576 names, and Granian adds some."""
+
 
 class Checked:
-    """ASGI middleware that raises ValueError in the application for a status or a subprotocol that cannot be sent.
+    """ASGI middleware that raises ValueError in the application for a status, headers or a subprotocol that cannot be sent.
 
     A header that comes more than once in the refusal of a WebSocket is sent once.
     """
@@ -21,7 +24,7 @@ class Checked:
     def __call__(self, scope: Message, receive: Receive, send: Send) -> Awaitable[None]:
         """Return the application's coroutine."""
         if scope["type"] == "http":
-            return self.application(scope, receive, _with_status(send))
+            return self.application(scope, receive, _for_http(send))
         if scope["type"] == "websocket":
             return self.application(scope, receive, self._for_web_socket(send))
         return self.application(scope, receive, send)
@@ -29,8 +32,7 @@ class Checked:
     def _for_web_socket(self, send: Send) -> Send:
         async def send_checked(message: Message) -> None:
             if message["type"] == "websocket.http.response.start":
-                _check_status(message["status"])
-                message = self._without_repetition(message)
+                message = self._without_repetition(_checked_start(message))
             elif message["type"] == "websocket.accept" and not (message.get("subprotocol") or "").isprintable():
                 raise ValueError(
                     f"subprotocol={message['subprotocol']!r} is no token (RFC 6455, section 4.1); give one that can be printed"
@@ -50,13 +52,25 @@ class Checked:
         return {**message, "headers": list(headers.items())}
 
 
-def _with_status(send: Send) -> Send:
+def _for_http(send: Send) -> Send:
     async def send_checked(message: Message) -> None:
         if message["type"] == "http.response.start":
-            _check_status(message["status"])
+            message = _checked_start(message)
         await send(message)
 
     return send_checked
+
+
+def _checked_start(message: Message) -> Message:
+    """Return the start of a response. Raises ValueError if it cannot be sent."""
+    _check_status(message["status"])
+    headers = message.get("headers", ())
+    if not hasattr(headers, "__len__"):  # a generator, which gives them once
+        headers = list(headers)
+        message = {**message, "headers": headers}
+    if len(headers) > MOST_HEADERS:
+        raise ValueError(f"a response has {len(headers)} headers; give it {MOST_HEADERS} at most")
+    return message
 
 
 def _check_status(status: int) -> None:

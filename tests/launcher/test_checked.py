@@ -1,5 +1,6 @@
-"""What would end a worker of Granian's if an application sent it: a status that is none, a header twice in a refusal."""
+"""What would end a worker of Granian's if an application sent it: a status that is none, too many headers."""
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import websockets
 
 from tests.support.configuration import configured, with_web_sockets
+from tests.support.http1 import read_to_end
 from tests.support.processes import ROOT
 from tests.support.service import Launch, Service
 from tests.support.web_sockets import WebSocket
@@ -15,14 +17,24 @@ from tests.support.web_sockets import WebSocket
 SOURCE = """
 from tests.support.applications import respond
 
+def many(number):
+    return ((b"x-%d" % each, b"y") for each in range(int(number)))
+
 COOKIES = [(b"set-cookie", b"a=1"), (b"Set-Cookie", b"b=2"), (b"x", b"y")]
 
 async def app(scope, receive, send):
-    if scope["type"] == "http":
+    if scope.get("path") == "/list":
+        await respond(send, b"ok", *many(scope["query_string"]))
+    elif scope.get("path") == "/generator":
+        headers = many(scope["query_string"])
+        start = "websocket.http" if scope["type"] == "websocket" else "http"
+        await send({"type": f"{start}.response.start", "status": 403, "headers": headers})
+        await send({"type": f"{start}.response.body", "body": b"no"})
+    elif scope["type"] == "http":
         await respond(send, b"ok", status=int(scope["query_string"] or b"200"))
     elif scope["type"] == "websocket":
         await receive()
-        if scope["path"] == "/subprotocol":
+        if scope.get("path") == "/subprotocol":
             await send({"type": "websocket.accept", "subprotocol": "a\\nb"})
         await send({"type": "websocket.http.response.start", "status": int(scope["path"][1:]), "headers": COOKIES})
         await send({"type": "websocket.http.response.body", "body": b"no"})
@@ -54,7 +66,27 @@ def test_a_status_that_is_none_is_500(start: Callable[[str], Service], runs: str
 
 
 @pytest.mark.parametrize("runs", ["loop", "inline"])
-@pytest.mark.parametrize(("path", "status"), [("403", 403), ("1000", 403), ("99", 403), ("subprotocol", 403)])
+def test_more_headers_than_can_be_sent_are_500(start: Callable[[str], Service], runs: str) -> None:
+    service = start(runs)
+    before = service.all_workers()
+    for form, status in (("list", 200), ("generator", 403)):
+        assert httpx.get(f"{service.url}/{form}?3", trust_env=False).headers["x-2"] == "y"
+        assert httpx.get(f"{service.url}/{form}?30000", trust_env=False).status_code == 500
+        with socket.create_connection(("127.0.0.1", service.port), timeout=30) as connection:  # httpx takes fewer
+            connection.sendall(b"GET /%s?19000 HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n" % form.encode())
+            assert read_to_end(connection).startswith(b"HTTP/1.1 %d " % status)
+    assert service.all_workers() == before
+    service.stop()
+    said = service.errors.path.read_text()
+    assert "panicked" not in said
+    assert "ValueError: a response has 30001 headers; give it 20000 at most" in said  # one is the content's type
+
+
+@pytest.mark.parametrize("runs", ["loop", "inline"])
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("generator?3", 403), ("generator?30000", 403), ("403", 403), ("1000", 403), ("99", 403), ("subprotocol", 403)],
+)
 def test_a_refused_web_socket_costs_no_worker(
     start: Callable[[str], Service], runs: str, path: str, status: int
 ) -> None:
