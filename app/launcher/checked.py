@@ -8,12 +8,15 @@ from app.settings.errors import shown
 
 MOST_HEADERS = 20_000
 """Of a response: http::HeaderMap has room for 24,576 names, and Granian adds some."""
+LONGEST_REASON = 123
+"""Bytes of what a close frame says: a control frame has 125, and two are the code's (RFC 6455, section 5.5)."""
 
 
 class Checked:
     """ASGI middleware that raises ValueError in the application for a status, headers or a subprotocol that cannot be sent.
 
-    A header that comes more than once in the refusal of a WebSocket is sent once.
+    A header that comes more than once in the refusal of a WebSocket is sent once, and a reason for its close as far as
+    there is room.
     """
 
     def __init__(self, application: Application) -> None:
@@ -33,6 +36,8 @@ class Checked:
         async def send_checked(message: Message) -> None:
             if message["type"] == "websocket.http.response.start":
                 message = self._without_repetition(_checked_start(message))
+            elif message["type"] == "websocket.close":
+                message = _with_short_reason(message)
             elif message["type"] == "websocket.accept" and not (message.get("subprotocol") or "").isprintable():
                 raise ValueError(
                     f"subprotocol={message['subprotocol']!r} is no token (RFC 6455, section 4.1); give one that can be printed"
@@ -71,6 +76,14 @@ def _checked_start(message: Message) -> Message:
     if len(headers) > MOST_HEADERS:
         raise ValueError(f"a response has {len(headers)} headers; give it {MOST_HEADERS} at most")
     return message
+
+
+def _with_short_reason(message: Message) -> Message:
+    """Return a close whose reason has room in a frame: it ends after a whole character."""
+    reason = message.get("reason")
+    if not isinstance(reason, str) or len(encoded := reason.encode(errors="replace")) <= LONGEST_REASON:
+        return message
+    return {**message, "reason": encoded[:LONGEST_REASON].decode(errors="ignore")}
 
 
 def _check_status(status: int) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 import websockets
+from websockets.frames import Close
 
 from tests.support.configuration import configured, with_web_sockets
 from tests.support.http1 import read_to_end
@@ -34,6 +35,10 @@ async def app(scope, receive, send):
         await respond(send, b"ok", status=int(scope["query_string"] or b"200"))
     elif scope["type"] == "websocket":
         await receive()
+        if scope["path"] == "/close":
+            await send({"type": "websocket.accept"})
+            character, number = map(int, scope["query_string"].split(b"*"))
+            return await send({"type": "websocket.close", "code": 3000, "reason": chr(character) * number})
         if scope.get("path") == "/subprotocol":
             await send({"type": "websocket.accept", "subprotocol": "a\\nb"})
         await send({"type": "websocket.http.response.start", "status": int(scope["path"][1:]), "headers": COOKIES})
@@ -102,3 +107,18 @@ def test_a_refused_web_socket_costs_no_worker(
     said = service.errors.path.read_text()
     assert "panicked" not in said
     assert said.count("has a header more than once") == (path == "403")
+
+
+@pytest.mark.parametrize("runs", ["loop", "inline"])
+@pytest.mark.parametrize(("character", "heard"), [("r", 123), ("\u00e9", 61), ("\u20ac", 41), ("\U0001f600", 30)])
+def test_a_reason_for_a_close_is_cut_where_its_frame_ends(
+    start: Callable[[str], Service], runs: str, character: str, heard: int
+) -> None:
+    """After 123 bytes of UTF-8; a client takes a longer control frame for a fault of the protocol."""
+    service = start(runs)
+    for said in (heard, heard + 1, 1000):
+        with WebSocket(f"ws://127.0.0.1:{service.port}/close?{ord(character)}*{said}") as client:
+            with pytest.raises(websockets.ConnectionClosed) as closed:
+                client.recv()
+            assert closed.value.rcvd == Close(3000, character * heard)
+    service.stop()
