@@ -30,6 +30,7 @@ from app.launcher.server_process import Endpoint, ListenerError, ServerProcess, 
 
 HANDSHAKES = 10.5  # seconds until the last handshake that a predecessor has begun is over: Granian gives it 10
 NOTICE, NOTICE_AT_STOP = 1.0, 0.4  # seconds in which clients learn from a response that their connection ends
+REMEDY = "raise the limits on processes (ulimit -u) and memory"
 SPARE = 2.0  # seconds beyond start_deadline for the process that asks the workers to say that one did not respond
 
 
@@ -68,7 +69,7 @@ class Lifecycle:
             self._launch(self.current)
         except OSError as error:
             name = self.endpoint.listener.name
-            raise ListenerError(name, f"listener {name} cannot be started ({error})") from error
+            raise ListenerError(name, f"listener {name} cannot be started ({error}); {REMEDY}") from error
 
     def _launch(self, process: ServerProcess) -> None:
         process.enter(State.PROVING, time.monotonic() + process.endpoint.server.start_deadline + SPARE)
@@ -79,7 +80,8 @@ class Lifecycle:
         try:
             process.prove((self.current or process).endpoint.sockets, process.endpoint.server.start_deadline)
         except OSError as error:
-            self._fail(process, f"listener {self.endpoint.listener.name} cannot be asked for a response ({error})")
+            name = self.endpoint.listener.name
+            self._fail(process, f"listener {name} cannot be asked for a response ({error}); {REMEDY}")
 
     def next_event(self) -> float | None:
         """Return when `advance` has something to do, if no signal comes before (time.monotonic); None for never."""

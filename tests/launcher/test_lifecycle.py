@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import os
+import re
 import signal
 import socket
 import time
@@ -91,6 +92,17 @@ def replace(one: Lifecycle, monkeypatch: pytest.MonkeyPatch) -> Told:
 def warned(made: Lifecycle) -> list[str]:
     made.reports = made.renewal.reports = reports = KeptLog()
     return reports.warnings
+
+
+@pytest.mark.parametrize(("step", "what"), [("start", "started"), ("prove", "asked for a response")])
+def test_a_first_process_that_cannot_be_forked_is_an_error_with_a_way_out(
+    made: Lifecycle, monkeypatch: pytest.MonkeyPatch, step: str, what: str
+) -> None:
+    monkeypatch.setattr(Told, step, refuse)
+    with pytest.raises(ListenerError) as raised:
+        made.start()
+    reason = r"\(\[Errno 12\] Cannot allocate memory\); raise the limits on processes \(ulimit -u\) and memory"
+    assert re.fullmatch(f"listener test cannot be {what} {reason}", str(raised.value))
 
 
 def test_a_replacement_whose_filter_cannot_be_attached_has_failed(
