@@ -20,7 +20,6 @@ from app.settings.application import ApplicationSettings
 from app.settings.errors import ConfigurationError, cut
 
 LOOK = 0.01  # seconds between looks at a process that tries an import
-OWN_PACKAGE = __name__.partition(".")[0]
 
 
 class Stopped(Exception):  # noqa: N818 - no error: the launcher was asked to stop
@@ -48,10 +47,7 @@ def load(settings: ApplicationSettings) -> Application:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise _failed(settings, error) from error  # it is there, but something that it imports is not
-        remedy = "set PYTHONPATH to the folder that holds it"
-        if error.name.startswith(f"{OWN_PACKAGE}."):
-            remedy = f"the launcher's own package is named {OWN_PACKAGE}, too: rename yours"
-        raise ConfigurationError(f"{settings}: there is no module {cut(error.name)}; {remedy}") from error
+        raise ConfigurationError(f"{settings}: {_missing(error.name)}") from error
     except BaseException as error:
         if isinstance(error, AttributeError) and error.obj is sys.modules.get(module_name):
             raise ConfigurationError(
@@ -59,6 +55,19 @@ def load(settings: ApplicationSettings) -> Application:
             ) from error
         raise _failed(settings, error) from error
     return application
+
+
+def _missing(name: str) -> str:
+    """Return that there is no module of that name, with a way out: its package may be another one than is meant."""
+    package = name.rpartition(".")[0]
+    if package not in sys.modules:
+        return f"there is no module {cut(name)}; set PYTHONPATH to the folder that holds it"
+    found = vars(sys.modules[package])
+    places = found.get("__path__") or [found.get("__file__") or "Python itself"]
+    return (
+        f"there is no module {cut(name)} in {cut(', '.join(places))}, where {package} was found; correct the name, or"
+        f" rename your {package} if that is another"
+    )
 
 
 def _made(settings: ApplicationSettings, factory: Any) -> Application:  # noqa: ANN401 - whatever was found

@@ -1,6 +1,8 @@
 """Importing applications: checked before anything listens, in this process or in one of its own."""
 
+import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -71,10 +73,18 @@ def test_the_check_leaves_this_process_as_it_was(modules: Path) -> None:
     assert set(os.listdir("/proc/self/fd")) == files  # noqa: PTH208
 
 
+FOUND = [
+    ("app", ROOT / "app"),
+    ("bench", ROOT / "bench"),
+    ("bench.measurements", ROOT / "bench" / "measurements"),
+    ("json", Path(json.__file__).parent),
+    ("shlex", shlex.__file__),
+    ("sys", "Python itself"),
+]
+NOT_THERE = "no module {0}.nowhere in {1}, where {0} was found; correct the name, or rename your {0} if that is another"
 MISSING = [
     ("nowhere:app", "there is no module nowhere; set PYTHONPATH to the folder that holds it"),
-    ("json.nowhere:app", "there is no module json.nowhere; set PYTHONPATH to the folder that holds it"),
-    ("app.main:app", "there is no module app.main; the launcher's own package is named app, too: rename yours"),
+    *((f"{package}.nowhere:app", NOT_THERE.format(package, found)) for package, found in FOUND),
     (f"{HERE}:nothing", f"module {HERE} has no attribute nothing; name one that it has"),
     (f"{HERE}:not_callable", "is str, which cannot be called; name an ASGI application"),
 ]
