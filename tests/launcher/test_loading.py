@@ -150,7 +150,7 @@ def test_an_import_finds_the_event_loop_that_a_worker_has(launch: Launch, pair: 
     for arguments in ([], ["--check"]):
         preloading = launch(*arguments, APPLICATION_PRELOAD="true", **variables)
         assert preloading.wait(START_DEADLINE) == 2, preloading.report()
-        assert "looping:app cannot be imported (AssertionError: no loop)" in preloading.errors.read_text()
+        assert "looping:app cannot be imported (" in preloading.errors.read_text()  # in which way Python decides
 
 
 @pytest.mark.parametrize(
