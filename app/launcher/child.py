@@ -39,21 +39,30 @@ class Child:
     """A child process that does some work and ends. Unlike multiprocessing's it holds no pipe for others to inherit."""
 
     def __init__(
-        self, work: Callable[[], None], *, leads_group: bool = False, keeps: Collection[socket.socket] = ()
+        self,
+        work: Callable[[], None],
+        *,
+        leads_group: bool = False,
+        leads_session: bool = False,
+        keeps: Collection[socket.socket] = (),
     ) -> None:
         """Fork it. If it `leads_group`, what it starts is ended (SIGKILL) when it has ended. Raises OSError.
+
+        If it `leads_session`, hence a group, that is so only if it fails: its exit status is not 0.
 
         Of the listeners' sockets it `keeps` some open; any other fork of this process has none.
         """
         parent = os.getpid()
-        self.leads_group = leads_group
+        self.leads_group, self.leads_session = leads_group, leads_session
         _fork.keeps = keeps
         try:
             self.pid = os.fork()  # in the child it returns once the listeners' sockets are closed there
         finally:
             _fork.keeps = ()
         if self.pid == 0:
-            if leads_group:
+            if leads_session:
+                os.setsid()  # a Ctrl-C on the terminal is the launcher's to handle
+            elif leads_group:
                 os.setpgid(0, 0)
             _run(parent, work)
         self._code: int | None = None
@@ -80,8 +89,11 @@ class Child:
         """Reap it if it has ended, as waitpid(2) does with `options`; return the same as `exitcode`."""
         # Its number is its own, and its group's, until it is reaped.
         try:
-            if self.leads_group and os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | options) is not None:
-                with suppress(ProcessLookupError):  # it has ended before it led one
+            ended = None
+            if self.leads_group or self.leads_session:
+                ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | options)
+            if ended is not None and (self.leads_group or (ended.si_code, ended.si_status) != (os.CLD_EXITED, 0)):
+                with suppress(ProcessLookupError, PermissionError):  # it led none yet, or others' alone are left (sudo)
                     os.killpg(self.pid, signal.SIGKILL)
             pid, status = os.waitpid(self.pid, options)
         except ChildProcessError:  # an application in this process has reaped it, or has ignored SIGCHLD
@@ -100,6 +112,15 @@ def kept_sockets() -> Collection[socket.socket]:
     """Return, at a fork, which sockets of listeners the new process keeps open: a `Child` may keep some."""
     kept: Collection[socket.socket] = getattr(_fork, "keeps", ())
     return kept
+
+
+def group_exists(group: int) -> bool:
+    """Return whether a process group has a process that may be signalled, a zombie included (kill(2))."""
+    try:
+        os.killpg(group, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
 
 
 def reap_others() -> None:

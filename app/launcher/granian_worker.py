@@ -38,6 +38,7 @@ class Worker(mp.WorkerProcess):
     """Descriptors that the server process got by starting this worker, and that no other worker needs."""
     is_kept = False
     """Whether it serves on, as its replacement has not started; Granian takes it for one that has ended, for a moment."""
+    is_killed = False  # by its server process
     death: float | None = None  # by time.monotonic()
 
     def start(self) -> None:
@@ -86,6 +87,9 @@ class Worker(mp.WorkerProcess):
         self.death = time.monotonic()  # its server may take a while to come to it
         lived = self.death - self.birth
         if self.interrupt_by_parent:
+            if self.inner.exitcode and not self.is_killed:
+                how = how_it_ended(self.inner.exitcode)
+                warn(f"{self.name} ended ({how}) before it was drained; the requests that it had are lost")
             return
         try:
             follows = self.parent.after_death(self)  # type: ignore[attr-defined]
@@ -110,7 +114,7 @@ class Worker(mp.WorkerProcess):
 
     def kill(self) -> None:
         """End it at once."""
-        self.interrupt_by_parent = True
+        self.interrupt_by_parent = self.is_killed = True
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: int) -> None:

@@ -15,8 +15,7 @@ a predecessor is not ENDED waits: there are two server processes at most, but fo
 stop puts SERVING and SETTLING into CLOSING, shortens the deadlines of CLOSING and DRAINING, and kills what is PROVING, which
 has no clients; a second one kills all.
 
-(1) While clients wait in a predecessor's sockets, as its workers are at their limit, it stays CLOSING for up to
-`drain_deadline`.
+(1) Up to `drain_deadline` later while clients wait in a predecessor's sockets, as its workers are at their limit.
 """
 
 import time
@@ -49,7 +48,7 @@ class Lifecycle:
         self.reports = ListenerLog(endpoint.listener.name)
         self.renewal = Renewal(work.why_rejected, self.reports)
         self.stop_end: float | None = None
-        self.has_killed = False
+        self.given_up: list[ServerProcess] = []  # since then
 
     @property
     def processes(self) -> list[ServerProcess]:
@@ -80,8 +79,9 @@ class Lifecycle:
         try:
             process.prove((self.current or process).endpoint.sockets, process.endpoint.server.start_deadline)
         except OSError as error:
-            name = self.endpoint.listener.name
-            self._fail(process, f"listener {name} cannot be asked for a response ({error}); {REMEDY}")
+            self._fail(
+                process, f"listener {self.group.listener.name} cannot be asked for a response ({error}); {REMEDY}"
+            )
 
     def next_event(self) -> float | None:
         """Return when `advance` has something to do, if no signal comes before (time.monotonic); None for never."""
@@ -125,10 +125,8 @@ class Lifecycle:
         self._serves(process.endpoint)
         how = "reloaded" if self.renewal.is_reload else "renewed"
         self.on_serving(process.endpoint, how if self.predecessor is not None else "")
-        if self.predecessor is not None:
-            self.reports.event(
-                f"server process {process.pid} has replaced {self.predecessor.pid}, which finishes its requests"
-            )
+        if (former := self.predecessor) is not None:
+            self.reports.event(f"server process {process.pid} has replaced {former.pid}, which finishes its requests")
 
     def _serves(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
@@ -140,6 +138,8 @@ class Lifecycle:
         elif process is not self.current or self.stop_end is not None:
             if process.state is State.SETTLING:
                 self.reports.warn(f"{end}, replaced already; its connections are lost")
+            elif process.has_failed:
+                self.reports.warn(f"{end} before it was drained; the requests that it had are lost")
             elif process is self.predecessor:
                 self.reports.event(f"server process {process.pid}, which was replaced, has ended")
             self.release(process)
@@ -169,8 +169,9 @@ class Lifecycle:
 
     def release(self, process: ServerProcess) -> None:
         """Give up what is held of a process that has ended, or has to."""
-        self.has_killed = self.has_killed or process.ended() is None
         process.kill()
+        if self.stop_end is not None:
+            self.given_up.append(process)
         process.enter(State.ENDED)
         slots = (self.current, self.replacement, self.predecessor)
         self.current, self.replacement, self.predecessor = (None if each is process else each for each in slots)
@@ -193,16 +194,15 @@ class Lifecycle:
             process.enter(State.DRAINING, self.stop_end or now + self.endpoint.server.drain_deadline)
         elif process.state is State.DRAINING:
             setting = "stop_deadline" if process.deadline == self.stop_end else "drain_deadline"
-            late = f"it had not ended after {setting}={getattr(self.endpoint.server, setting)} s"
-            self.reports.warn(f"server process {process.pid} is killed with its workers: {late}")
+            late = f"had not ended after {setting}={getattr(self.endpoint.server, setting)} s"
+            self.reports.warn(f"server process {process.pid} is killed with its workers: it {late}")
             self.release(process)
 
     def _renew(self, now: float) -> None:
         """Start a replacement if something else is to be served; whatever fails in that changes nothing."""
         wanted: Endpoint | None = None
         try:
-            busy = self.predecessor is not None or self.replacement is not None
-            wanted = self.renewal.wanted(now, self.endpoint, busy=busy)
+            wanted = self.renewal.wanted(now, self.endpoint, busy=bool(self.predecessor or self.replacement))
             if wanted is not None:
                 self._replace(wanted)
         except BaseException as error:  # noqa: BLE001 - the service goes on with what it has, whatever it is; reported
@@ -238,6 +238,10 @@ class Lifecycle:
             else:
                 latest = now + NOTICE_AT_STOP if process.state is State.CLOSING else self.stop_end
                 process.deadline = min(latest, process.deadline or latest)
+
+    def still_holds_its_port(self) -> bool:
+        """Return whether the port is held after a stop, and something is left of what was given up."""
+        return any(each.leaves_something() for each in self.given_up) and self.group.is_held()
 
     def kill(self) -> None:
         """End everything at once."""

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from app.launcher import probe
 from app.launcher.asgi import Application
-from app.launcher.child import Child, how_it_ended, title
+from app.launcher.child import Child, group_exists, how_it_ended, title
 from app.launcher.draining import CLOSE_NOTICE, DRAIN
 from app.launcher.sockets import ReuseportGroup, clients_wait
 from app.settings.certificate import Pair
@@ -109,12 +109,11 @@ class ServerProcess:
 
         def work() -> None:
             setproctitle.setproctitle(title(f"{self.endpoint.listener.name} server process"))
-            os.setsid()  # a Ctrl-C on the terminal is the launcher's to handle, and `kill` ends a whole group
             signal.signal(DRAIN, signal.SIG_DFL)  # until Granian handles it
             serve(self.endpoint)
 
         keeps = [*self.endpoint.sockets, *self.endpoint.group.beside(self.endpoint.sockets)]
-        self._server = Child(work, keeps=keeps)
+        self._server = Child(work, leads_session=True, keeps=keeps)
 
     def prove(self, clients_to: Sequence[socket.socket], seconds: int) -> None:
         """Start to ask each worker for a response; the sockets `clients_to` get other connections meanwhile.
@@ -156,6 +155,15 @@ class ServerProcess:
         if code is None:
             return None
         return f"listener {self.endpoint.listener.name} ended ({how_it_ended(code)})"
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it has ended otherwise than a drain lets it."""
+        return self._server is not None and self._server.exitcode not in {None, 0}
+
+    def leaves_something(self) -> bool:
+        """Return whether another process of its group is left, once it has ended."""
+        return self.pid != 0 and group_exists(self.pid)
 
     def has_to_accept(self, now: float) -> bool:
         """Return whether clients wait in the sockets of this predecessor, whose workers are at their limit."""

@@ -216,10 +216,7 @@ _groups: weakref.WeakSet[ReuseportGroup] = weakref.WeakSet()
 
 
 def _close_in_forks() -> None:
-    """Close the sockets that are not kept in what the launcher, or an application that it has imported, forks.
-
-    Such a process may outlive a launcher that is killed, and would hold the port.
-    """
+    """Close what is not kept in a fork of the launcher, or of an application in it: that may outlive a killed launcher."""
     for group in list(_groups):
         if group.owner == os.getppid():  # a server process forks its workers, which have their own
             close([each for each in group.held if each not in kept_sockets()])

@@ -82,7 +82,7 @@ class Supervisor:
     def _await_the_ports(self) -> None:
         """Wait a moment until what was killed has closed its sockets: the next launcher may want the ports at once."""
         end = time.monotonic() + PORTS
-        while held := [each for each in self.listeners if each.has_killed and each.group.is_held()]:
+        while held := [each for each in self.listeners if each.still_holds_its_port()]:
             if time.monotonic() > end:
                 names = ", ".join(each.endpoint.listener.name for each in held)
                 warn(
@@ -90,6 +90,7 @@ class Supervisor:
                 )
                 return
             time.sleep(0.01)
+            reap_others()
 
     def _has_processes(self) -> bool:
         return any(each.processes for each in self.listeners)

@@ -4,11 +4,12 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from app.launcher.child import Child, reap_others
-from tests.support.processes import ROOT, children, wait_until
+from tests.support.processes import ROOT, children, is_running, wait_until
 
 
 def test_reaping_others_takes_no_exit_status_of_ours() -> None:
@@ -72,6 +73,24 @@ def test_a_process_ends_whatever_its_streams_are(odd: object) -> None:
     child = Child(work)
     wait_until(lambda: child.exitcode is not None, "its end")
     assert child.exitcode == 0
+
+
+@pytest.mark.parametrize(("status", "goes_on"), [(0, True), (1, False)])
+def test_what_a_child_has_started_outlives_it_unless_it_fails(tmp_path: Path, status: int, *, goes_on: bool) -> None:
+    """A stopped worker, say, or one that the kernel would not end with its server process any more."""
+    note = tmp_path / "started"
+
+    def work() -> None:
+        note.write_text(str(subprocess.Popen(["sleep", "60"]).pid))
+        sys.exit(status)
+
+    made = Child(work, leads_session=True)
+    wait_until(lambda: made.exitcode is not None, "its end")
+    started = int(note.read_text())
+    if goes_on:
+        assert is_running(started)
+        os.kill(started, signal.SIGKILL)
+    wait_until(lambda: not is_running(started), "the end of what it has started")
 
 
 @pytest.mark.parametrize("leads_group", [False, True])

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.launcher import descriptors
 from app.launcher.granian_private import FAILED_STARTS
 from app.launcher.memory import EXPENDABLE
 from bench import oracle
@@ -16,6 +17,7 @@ from tests.support.applications import dying_application
 from tests.support.certificates import leaf_of
 from tests.support.configuration import SERVER_TOML, configured
 from tests.support.load import Loads
+from tests.support.ports import is_free
 from tests.support.processes import ROOT, children, freeze, open_files, wait_until
 from tests.support.renewals import Renewing
 from tests.support.service import Launch
@@ -96,6 +98,51 @@ def test_workers_of_another_user_end_with_a_killed_launcher(launch: Launch, tmp_
     service.signal(signal.SIGKILL)
     assert service.wait() == -signal.SIGKILL
     service.gone(5)
+
+
+CHANGING_FOR_A_MOMENT = """
+import os
+from tests.support.applications import app as others
+
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        os.seteuid(65534)
+        os.seteuid(0)
+    await others(scope, receive, send)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs the right to become another user")
+@pytest.mark.parametrize("killed", ["server process", "launcher"])
+def test_workers_that_were_another_user_for_a_moment_end_with_what_is_killed(
+    launch: Launch, tmp_path: Path, killed: str
+) -> None:
+    (tmp_path / "moment.py").write_text(CHANGING_FOR_A_MOMENT)
+    service = launch(APPLICATION="moment:app", PYTHONPATH=f"{tmp_path}:{ROOT}", WORKERS="1").ready()
+    assert httpx.get(f"{service.url}/close", trust_env=False).text == "bye"
+    service.remember()
+    if killed == "launcher":
+        service.signal(signal.SIGKILL)
+        assert service.wait() == -signal.SIGKILL
+    else:
+        os.kill(service.server_process_of("json"), signal.SIGKILL)
+        assert service.wait() == 1
+    service.gone(2 * descriptors.LOOK)
+
+
+def test_a_drain_that_is_cut_by_somebody_else_is_reported(launch: Launch) -> None:
+    service = launch(APPLICATION="tests.support.applications:app", WORKERS="1").ready()
+    service.remember()
+    server_process = service.server_process_of("json")
+    with httpx.Client(trust_env=False) as client, client.stream("GET", f"{service.url}/stream?60") as response:
+        next(response.iter_lines())
+        service.signal(signal.SIGTERM)
+        wait_until(lambda: is_free(service.port), "the drain")
+        os.kill(server_process, signal.SIGKILL)
+        assert service.wait() == 0
+    service.gone()
+    line = "listener json ended (killed by SIGKILL) before it was drained; the requests that it had are lost"
+    assert line in service.errors.read_text()
 
 
 @pytest.mark.xdist_group("load")

@@ -40,13 +40,14 @@ class Told:
 
     endpoint = SimpleNamespace(listener=SimpleNamespace(name="test"))
     watch = None
-    has_killed = False
-    group = SimpleNamespace(is_held=lambda: True)
 
     def __init__(self, *acts: Act, processes: tuple[Process, ...] = ()) -> None:
         self.acts = list(acts)
         self.processes = list(processes)
-        self.stopped = self.killed = False
+        self.stopped = self.killed = self.holds_its_port = False
+
+    def still_holds_its_port(self) -> bool:
+        return self.holds_its_port
 
     @property
     def is_serving(self) -> bool:
@@ -203,7 +204,7 @@ def test_a_stop_waits_a_moment_for_ports_that_are_still_held(
     lines: list[str] = []
     monkeypatch.setattr(supervisor, "warn", lambda line, *_: lines.append(line))
     one = Told(nothing, processes=(Process(),))
-    one.has_killed = True
+    one.holds_its_port = True
     made = supervise(one)
     made._take(signal.SIGTERM)  # noqa: SLF001
     assert made.run() == STOPPED
