@@ -49,7 +49,9 @@ def connection_limit(configuration: Configuration) -> tuple[int, str | None]:
     of_launcher = max(2 * len(configuration.listeners), 9 if metered else 3) * server.workers
     of_launcher += LAUNCHER_DESCRIPTORS + others
     of_worker = WORKER_DESCRIPTORS + (server.workers if metered else 0) + others
-    needed, room = max(of_launcher, of_worker + 1), hard - of_worker
+    # Granian's backpressure leaves WebSockets out, and they may be as many (draining.py).
+    times = 2 if any(each.websockets for each in configuration.listeners) else 1
+    needed, room = max(of_launcher, of_worker + times), (hard - of_worker) // times
     remedy = "raise it (ulimit -Hn, --ulimit nofile, LimitNOFILE)"
     if needed > hard:
         raise ConfigurationError(
@@ -59,8 +61,8 @@ def connection_limit(configuration: Configuration) -> tuple[int, str | None]:
     if room >= server.backpressure:
         return server.backpressure, None
     return room, (
-        f"backpressure={server.backpressure} needs {server.backpressure + of_worker} open files for a worker, and the"
-        f" hard limit is {hard}: each worker keeps {room} connections; {remedy}"
+        f"backpressure={server.backpressure} needs {times * server.backpressure + of_worker} open files for a worker, and the"
+        f" hard limit is {hard}: each worker keeps {room} connections{', and as many WebSockets' * (times - 1)}; {remedy}"
     )
 
 
@@ -122,8 +124,11 @@ def try_threads(number: int) -> None:
             each.join()
 
 
-def end_when_starved(listener: str) -> None:
+def end_when_starved_or_left(listener: str, parent: int) -> None:
     """End this worker when it has had no free descriptor for about STARVED seconds, so that another takes its place.
+
+    And when its server process, `parent`, is gone: the kernel would have killed it then, but forgets that when the
+    application changes the process's effective user (prctl(2), PR_SET_PDEATHSIG).
 
     Granian looks at its handshakes only while accepting succeeds (tls-listener, poll_accept): once stalled ones hold
     every descriptor none of them is given up, and nobody is served again.
@@ -131,6 +136,8 @@ def end_when_starved(listener: str) -> None:
     starved = 0
     while starved < STARVED:
         time.sleep(1 if starved else LOOK)
+        if os.getppid() != parent:
+            os._exit(1)
         try:
             os.close(os.eventfd(0))
             starved = 0

@@ -11,6 +11,8 @@ from typing import Any
 
 from app.launcher.asgi import Application, Message, Receive, Send
 from app.launcher.lifespan import Lifespan
+from app.launcher.log import warn
+from app.launcher.receiving import Inbox
 
 # Real-time signals: SIGUSR1 and SIGUSR2 are what an application would take (faulthandler.register).
 CLOSE_NOTICE = signal.SIGRTMIN + 5
@@ -18,13 +20,20 @@ CLOSE_NOTICE = signal.SIGRTMIN + 5
 DRAIN = signal.SIGRTMIN + 6
 """To a server process, which passes it on to its workers: accept no more, finish what was received, end."""
 CLOSE_FRAMES = 0.5  # seconds for the close frames of all WebSockets
+LOOK = 0.02  # seconds between looks at whether an application has closed one
+REMINDER = 60.0  # seconds between lines about too many of them
 PUSHES = 1.0  # seconds for which an application may send to a WebSocket that has been closed
 
 CLOSE = (b"connection", b"close")
 RESTARTING = "the server restarts"
 ENDED = "the application has ended its call for this WebSocket"
 UNREAD = "the server restarts, and the client does not read"
+LEFT = "the client has left"
 SERVICE_RESTART = 1012  # RFC 6455, section 7.4.2, and IANA's registry of WebSocket close codes
+
+
+class GoneError(ConnectionAbortedError):
+    """Nobody gets what an application sends to a WebSocket (ASGI, "Disconnected Client - send exception")."""
 
 
 class Draining:
@@ -39,6 +48,9 @@ class Draining:
         self.on_started: Callable[[], None] = lambda: None  # of a worker: its startup is over
         self.restarting = False
         self.web_sockets: set[_WebSocket] = set()
+        self.most_web_sockets = math.inf
+        self._next_line = 0.0  # when it may be reported again that there are so many (time.monotonic)
+        self._lifespan: Lifespan | None = None
 
     def send_close_notice(self) -> None:
         """Send `Connection: close` on every HTTP/1.1 response from now on.
@@ -48,9 +60,11 @@ class Draining:
         """
         self.notice[0] = 1
 
-    async def close_web_sockets(self) -> None:
-        """Close what is open, and what is accepted later, with 1012: a client may connect again at once."""
+    async def before_drain(self) -> None:
+        """Close the WebSockets that are open, and those that are accepted later, with 1012: clients may connect again."""
         self.restarting = True
+        if self._lifespan is not None:
+            self._lifespan.keep_state()
         # A copy: inline, another thread may add one meanwhile.
         closing = {asyncio.ensure_future(each.close()): each for each in list(self.web_sockets) if each.accepted}
         if closing:
@@ -69,16 +83,34 @@ class Draining:
             return self.application(scope, receive, send)
         if kind == "websocket":
             return self._web_socket(scope, receive, send)
-        return Lifespan(self.name, receive, send, self.requests_done, self.on_started).run(self.application, scope)
+        self._lifespan = Lifespan(self.name, receive, send, self.requests_done, self.on_started)
+        return self._lifespan.run(self.application, scope)
 
     async def _web_socket(self, scope: Message, receive: Receive, send: Send) -> None:
+        if len(self.web_sockets) >= self.most_web_sockets:
+            await self._refuse(receive, send)
+            return
         one = _WebSocket(self, receive, send)
         self.web_sockets.add(one)
         try:
-            await self.application(scope, one.receive, one.send)
+            with suppress(GoneError):  # an application that does not expect it ends as it should
+                await self.application(scope, one.receive, one.send)
         finally:
             one.give_up(ENDED)  # tasks that it has left may send still
             self.web_sockets.discard(one)
+
+    async def _refuse(self, receive: Receive, send: Send) -> None:
+        """Respond with 503 (RFC 9110, section 15.6.4): Granian's backpressure does not count WebSockets (2.8.7)."""
+        if time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + REMINDER
+            warn(
+                f"listener {self.name}: a worker has {len(self.web_sockets)} WebSockets open, and refuses more with 503;"
+                f" raise backpressure, or the limit on open files (ulimit -Hn), or WORKERS"
+            )
+        await receive()  # websocket.connect
+        with suppress(RuntimeError):  # the client has left
+            await send({"type": "websocket.http.response.start", "status": 503, "headers": [CLOSE]})
+            await send({"type": "websocket.http.response.body", "body": b"too many WebSockets\n"})
 
 
 class _WebSocket:
@@ -86,9 +118,8 @@ class _WebSocket:
 
     def __init__(self, worker: Draining, receive: Receive, send: Send) -> None:
         self.worker = worker
-        self._receive = receive
+        self._inbox = Inbox(receive)
         self._send = send
-        self._pending: Any = None  # what the application waits for: an awaitable of Granian's, which can be cancelled
         self._sending: set[Any] = set()  # the same, of all its tasks that send
         self._given_up = ""  # why nothing is waited for any more
         self._ends = math.inf  # when sending without an effect has to end (time.monotonic)
@@ -99,15 +130,12 @@ class _WebSocket:
     async def receive(self) -> Message:
         if self._close_sent:
             return await self._restarted(self._close_sent)
-        self._pending = self._receive()
         try:
-            message: Message = await self._pending
+            message = await self._inbox.receive()
         except asyncio.CancelledError:
             if (close_sent := self._close_sent) is None:  # it is the application that was cancelled
                 raise
             return await self._restarted(close_sent)
-        finally:
-            self._pending = None
         if message["type"] == "websocket.disconnect":
             self.closed = True
         return message
@@ -116,17 +144,22 @@ class _WebSocket:
         if self._given_up or self.closed:
             await asyncio.sleep(0)  # it may send again and again, without ever letting others go first
             if self._given_up or time.monotonic() > self._ends:
-                raise ConnectionAbortedError(self._given_up or RESTARTING)
+                raise GoneError(self._given_up or RESTARTING)
             return  # the application does not know yet: its next `receive` says so
         if message["type"] == "websocket.close":
             self.closed = True
+            self._inbox.give_back()
+        elif self.accepted:
+            if self._inbox.has_disconnect:  # Granian would take what is sent, and keep it
+                raise GoneError(LEFT)
+            self._inbox.ask()
         sending: Any = self._send(message)
         self._sending.add(sending)
         try:
             await sending
         except asyncio.CancelledError:
             if self._given_up:  # else it is the application that was cancelled
-                raise ConnectionAbortedError(self._given_up) from None
+                raise GoneError(self._given_up) from None
             raise
         finally:
             self._sending.discard(sending)
@@ -138,12 +171,12 @@ class _WebSocket:
     async def close(self) -> None:
         """Close it. Granian sends the frame when nobody waits for a message any more (2.8.7), so that ends first."""
         if self.closed:
+            while self._sending:  # noqa: ASYNC110 - the application's own close frame, which knows no event of ours
+                await asyncio.sleep(LOOK)
             return
         self.closed, self._ends = True, time.monotonic() + PUSHES
         self._close_sent = asyncio.get_running_loop().create_future()
-        if self._pending is not None:
-            with suppress(AttributeError):  # it is there already, and needs no waiting
-                self._pending.cancel()
+        self._inbox.cancel()
         try:
             await self._send({"type": "websocket.close", "code": SERVICE_RESTART, "reason": RESTARTING})
         finally:
@@ -152,8 +185,9 @@ class _WebSocket:
     def give_up(self, why: str) -> None:
         """Let the application wait for this client no longer: neither for its messages, nor to send it any."""
         self._given_up = why
-        for each in (*self._sending, self._pending):
-            with suppress(AttributeError):  # it waits for nothing, or it is there already
+        self._inbox.cancel()
+        for each in list(self._sending):
+            with suppress(AttributeError):  # it is there already
                 each.cancel()
 
     @staticmethod

@@ -18,7 +18,7 @@ by tests/launcher/test_granian_contract.py alone, which tries each:
   gets the watcher, in the context `_ctx`: both are replaced by app/launcher/scheduling.py. What Granian receives and
   sends is awaited as a type of `granian._granian`; its `add_done_callback` uses the loop's `call_soon_threadsafe`.
 - `granian._signals.set_loop_signals(loop)` registers handlers of that module for SIGTERM and SIGINT, and for nothing
-  else: by the module worker_loop.py tells them from an application's.
+  else: by the module worker_loop.py tells them from an application's; what a worker's end calls on its loop by `granian.server.mp`.
 - A path whose `resolve()` returns itself reaches rustls as it is (`SealedFile`).
 """
 

@@ -20,9 +20,10 @@ from app.launcher.asgi import Application
 from app.launcher.checked import Checked
 from app.launcher.child import IMPORT_FAILED, die_with, flush_streams, title
 from app.launcher.cookies import JoinedCookies
-from app.launcher.descriptors import end_when_starved
+from app.launcher.descriptors import end_when_starved_or_left
 from app.launcher.draining import CLOSE_NOTICE, DRAIN, Draining
 from app.launcher.forwarded import Forwarded
+from app.launcher.receiving import WholeBodies
 from app.launcher.server_process import Endpoint
 from app.launcher.silence import Silence
 from app.launcher.sockets import close
@@ -49,6 +50,7 @@ def serve(endpoint: Endpoint) -> None:
     log.set_listener(listener.name)
     log.keep_loggers()
     draining = Draining(listener.name, endpoint.application or _not_loaded, scheduling.requests_done)
+    draining.most_web_sockets = settings.backpressure
     signal.signal(CLOSE_NOTICE, lambda *_: draining.send_close_notice())
     start_method = multiprocessing.get_start_method(allow_none=True)  # of a preloaded application; else None
     multiprocessing.set_start_method("fork", force=True)  # workers share what is loaded
@@ -56,7 +58,7 @@ def serve(endpoint: Endpoint) -> None:
     multiprocessing.util._flush_std_streams = flush_streams  # type: ignore[attr-defined]  # noqa: SLF001
     inline = listener.application.runs == "inline"
     loop = InlineWorkerLoop if inline else WorkerLoop
-    loops.register("auto")(loop.builder(draining.close_web_sockets))  # Granian's README, "Event loop initialization"
+    loops.register("auto")(loop.builder(draining.before_drain))  # Granian's README, "Event loop initialization"
     granian_private.schedule_by(scheduling.inline if inline else scheduling.on_loop)
     server = _build(endpoint)
     parent = os.getpid()
@@ -102,7 +104,7 @@ def let_forks_die_with(parent: int) -> None:
 def _wrapped(application: Application, listener: Listener, settings: Server) -> Application:
     """Return a worker's application with what its listener's settings ask for around it."""
     if not listener.application.is_ours:  # whose statuses are right
-        application = Checked(application)
+        application = WholeBodies(Checked(application))
     if listener.protocol != "http/1.1" and not listener.application.is_ours:  # ours reads no cookies
         application = JoinedCookies(application)
     if listener.trusted_proxies:
@@ -196,7 +198,8 @@ def _become_worker(server: granian_private.Server, parent: int, endpoint: Endpoi
             os.close(descriptor)
     _keep_from_forks(endpoint.sockets[server.spawning])
     memory.be_killed_first()
-    threading.Thread(target=end_when_starved, args=(endpoint.listener.name,), daemon=True).start()
+    watch = end_when_starved_or_left
+    threading.Thread(target=watch, args=(endpoint.listener.name, parent), daemon=True).start()
 
 
 def _keep_from_forks(listening: socket.socket) -> None:

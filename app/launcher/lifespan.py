@@ -30,6 +30,8 @@ class Lifespan:
         self.on_started = on_started
         self._receive = receive
         self._send = send
+        self._state: Message = {}
+        self._state_at_drain: Message = {}
         self._is_used = False  # whether the application has tried to receive or to send
         self._shutdown: Message | None = None  # it has come, and the application has not got it yet
         self._received: set[str] = set()
@@ -37,6 +39,7 @@ class Lifespan:
 
     async def run(self, application: Application, scope: Message) -> None:
         """Run it until the worker is to end."""
+        self._state = scope.get("state", {})
         try:
             await application(scope, self.receive, self.send)
         except (SystemExit, KeyboardInterrupt):  # it ends its worker
@@ -57,6 +60,10 @@ class Lifespan:
         if not self._sent & {"lifespan.shutdown.complete", "lifespan.shutdown.failed"}:
             await self._send({"type": "lifespan.shutdown.complete"})
 
+    def keep_state(self) -> None:
+        """Keep what is in the lifespan's state: Granian empties it before the shutdown (2.8.7; docs/upstream.md, G)."""
+        self._state_at_drain = dict(self._state)
+
     async def receive(self) -> Message:
         """Return the next message to the application; the shutdown when all requests are done."""
         self._is_used = True
@@ -64,6 +71,7 @@ class Lifespan:
         if message["type"] == "lifespan.shutdown":
             self._shutdown = message  # whoever waits may be cancelled meanwhile, and ask again, or end
             await self.requests_done()
+            self._state.update({**self._state_at_drain, **self._state})
         self._received.add(message["type"])
         return message
 

@@ -18,8 +18,8 @@ from typing import Any
 from app.launcher.asgi import Message
 from app.launcher.log import warn
 
-REQUEST = "a request"  # the name of each task that runs one
-LOOK = 0.02  # seconds between looks at whether requests that wait inline have ended
+REQUEST = "a request"  # what asyncio calls each task that runs one
+LOOK = 0.02  # seconds between looks at whether all requests have ended
 REFUSALS = 10  # times that a coroutine may catch the error for waiting, and wait again
 NO_LOOP = re.compile("event loop|async library|async context|'NoneType' object has no attribute 'create_future'")
 """What asyncio, anyio and sniffio say when they are used outside of a loop."""
@@ -30,8 +30,8 @@ Call = Callable[[Any], Coro]
 Schedule = Callable[[Any], None]
 """Run a request: it gets Granian's watcher of it, from which `Call` makes the coroutine."""
 
-_inline: set[object] = set()
-"""What `requests_done` waits for beside the loop's tasks: an object for each step that is being taken, or waited for."""
+_under_way: set[object] = set()
+"""An object for each request whose coroutine has begun and not ended: an application may name its tasks, or wrap them."""
 
 
 class WaitsInlineError(RuntimeError):
@@ -47,6 +47,7 @@ def watched(call_application: Callable[[Message, Any], Awaitable[None]]) -> Call
     reported: set[str] = set()
 
     async def request(watcher: Any) -> None:  # noqa: ANN401 - a private type of Granian's
+        _under_way.add(this := object())
         try:
             await call_application(watcher.scope, watcher.proto)
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is the watcher's
@@ -59,6 +60,8 @@ def watched(call_application: Callable[[Message, Any], Awaitable[None]]) -> Call
                     f'{place}: an application that runs inline may not wait there ({error}); set runs = "loop", or'
                     f" await asyncio.sleep(0) before, which moves the request to the event loop"
                 )
+        finally:
+            _under_way.discard(this)
         watcher.done()
 
     return request
@@ -98,12 +101,10 @@ class Waiting:
             while refusals < REFUSALS:
                 of_granian = type(awaited).__module__ == "granian._granian"
                 if awaited is None or (of_granian and self.watcher.scope["type"] != "http"):
-                    _inline.add(self)  # until it is a task
                     self.loop.call_soon_threadsafe(self._move, awaited)
                     return
                 if of_granian:
-                    _inline.add(self)  # it cannot be there already: this thread will have it
-                    awaited.add_done_callback(self)
+                    awaited.add_done_callback(self)  # it cannot be there already: this thread will have it
                     return
                 awaited = self.context.run(self.coroutine.throw, WaitsInlineError(f"it waits for {awaited!r}"))
                 refusals += 1
@@ -113,21 +114,15 @@ class Waiting:
 
     def __call__(self, _: object) -> None:
         """Go on: what it waits for is there."""
-        step = object()
-        _inline.add(step)
-        _inline.discard(self)
         try:
             awaited = self.context.run(self.coroutine.send, None)
-            self.wait_for(awaited)
         except StopIteration:
             return
-        finally:
-            _inline.discard(step)
+        self.wait_for(awaited)
 
     def _move(self, awaited: object) -> None:
         rest = _from_there(self.coroutine, awaited)
         self.watcher.taskref(self.loop.create_task(rest, name=REQUEST, context=self.context))
-        _inline.discard(self)
 
 
 def inline(loop: asyncio.AbstractEventLoop, context: Context, call: Call) -> Schedule:
@@ -141,14 +136,11 @@ def inline(loop: asyncio.AbstractEventLoop, context: Context, call: Call) -> Sch
     def schedule(watcher: Any) -> None:  # noqa: ANN401
         coroutine = call(watcher)
         own = context.copy()
-        _inline.add(coroutine)  # it may work on after its response
         try:
             awaited = own.run(coroutine.send, None)
-            Waiting(loop, coroutine, watcher, own).wait_for(awaited)
         except StopIteration:  # it has ended
             return
-        finally:
-            _inline.discard(coroutine)
+        Waiting(loop, coroutine, watcher, own).wait_for(awaited)
 
     return schedule
 
@@ -173,9 +165,13 @@ def _remaining_steps(coroutine: Coro, awaited: object) -> Generator[object, None
 
 
 async def requests_done() -> None:
-    """Return when no request is left: neither a task of one in this loop, nor one that runs or waits inline."""
-    while (tasks := [each for each in asyncio.all_tasks() if each.get_name() == REQUEST]) or _inline:
-        await asyncio.wait(tasks) if tasks else await asyncio.sleep(LOOK)
+    """Return when no request is left, on the loop or inline; one may work on after its response."""
+    while True:
+        for _ in range(2):  # one that has just come becomes a task, which then begins
+            await asyncio.sleep(0)
+        if not _under_way:
+            return
+        await asyncio.sleep(LOOK)
 
 
 def _is_for_waiting(error: BaseException) -> bool:

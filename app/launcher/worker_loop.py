@@ -9,9 +9,10 @@ from typing import Any
 import uvloop
 
 from app.launcher.draining import DRAIN
-from app.launcher.scheduling import Waiting
+from app.launcher.scheduling import Waiting, requests_done
 
 GRANIANS = "granian._signals"  # the module of the handlers that Granian registers (granian_private.py)
+GRANIANS_WORKER = "granian.server.mp"  # the module of what it calls on the loop when its last connection has ended
 
 
 class WorkerLoop(uvloop.Loop):
@@ -51,10 +52,26 @@ class WorkerLoop(uvloop.Loop):
         def drain() -> None:
             if not draining:  # it comes twice: from the launcher's order, and when Granian stops its workers
                 draining.append(asyncio.ensure_future(self.before_drain(), loop=self))
-                draining[0].add_done_callback(lambda _: callback(*args))
+                draining[0].add_done_callback(lambda _: begin())
+
+        def begin() -> None:
+            self.call_soon_threadsafe = self._call_during_a_drain  # type: ignore[method-assign]
+            callback(*args)
 
         signal.signal(DRAIN, lambda *_: self.call_soon_threadsafe(drain))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {DRAIN})
+
+    def _call_during_a_drain(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> Any:  # noqa: ANN401
+        """Let Granian end when no request is left: it drops what they wait for together with its last connection.
+
+        It would hang, or abort the worker (docs/upstream.md, F). The thread that calls is not the loop's.
+        """
+        if getattr(callback, "__module__", None) == GRANIANS_WORKER and not self._runs_here():
+            asyncio.run_coroutine_threadsafe(requests_done(), self).result()
+        return type(self).call_soon_threadsafe(self, callback, *args, context=context)
+
+    def _runs_here(self) -> bool:
+        return asyncio._get_running_loop() is self  # noqa: SLF001 - documented for libraries like this
 
     def remove_signal_handler(self, sig: int) -> bool:
         """Remove the application's handler; a signal that workers do not heed is not heeded again."""

@@ -15,7 +15,7 @@ from functools import partial
 
 import pytest
 
-from app.launcher.descriptors import STARVED, WORKER_DESCRIPTORS, connection_limit, end_when_starved
+from app.launcher.descriptors import STARVED, WORKER_DESCRIPTORS, connection_limit, end_when_starved_or_left
 from app.settings import config
 from app.settings.errors import ConfigurationError
 from bench import oracle
@@ -204,7 +204,7 @@ def test_what_a_new_worker_would_lack_too_does_not_count_as_want_of_a_descriptor
     monkeypatch.setattr(os, "_exit", sys.exit)
     monkeypatch.setattr(time, "sleep", lambda _: None)
     with pytest.raises(SystemExit):
-        end_when_starved("test")
+        end_when_starved_or_left("test", os.getppid())
     assert errors == []
 
 

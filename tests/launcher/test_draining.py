@@ -53,7 +53,7 @@ def test_a_web_socket_that_comes_in_another_thread_does_not_hinder_the_close_of_
     draining = responding()
     untyped: Any = draining.web_sockets
     untyped.add(Unclosed(untyped))
-    asyncio.run(draining.close_web_sockets())
+    asyncio.run(draining.before_drain())
     assert draining.restarting
 
 

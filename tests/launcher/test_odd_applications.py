@@ -155,6 +155,9 @@ async def app(scope, receive, send):
         pushing.update(asyncio.ensure_future(push(send)) for _ in range(2))
         if scope["path"] == "/":
             await asyncio.wait(pushing)
+        elif scope["path"] == "/closed":
+            await asyncio.sleep(0.7)  # both wait for the client by then; a stop's drain begins later
+            await send({{"type": "websocket.close"}})
         await asyncio.sleep(1)
     else:
         await respond(send, b"ok")
@@ -346,7 +349,7 @@ def test_a_web_socket_that_is_sent_to_without_a_pause_costs_nobody_a_response_at
     service.gone()
 
 
-@pytest.mark.parametrize("path", ["/", "/left"])
+@pytest.mark.parametrize("path", ["/", "/left", "/closed"])
 def test_a_web_socket_client_that_does_not_read_costs_no_work_at_a_stop(
     start: Callable[..., Service], tmp_path: Path, path: str
 ) -> None:

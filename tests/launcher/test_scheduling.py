@@ -57,7 +57,7 @@ def bring(schedule: Callable[[Any], None], path: str, watcher: Watcher) -> None:
 
 
 def of(step: Callable[[], Coroutine[Any, None, None]]) -> Callable[[Any], Coroutine[Any, None, None]]:
-    return lambda _: step()
+    return watched(lambda *_: step())
 
 
 def test_inline_a_coroutine_runs_at_once_in_the_thread_that_brings_it(loop: uvloop.Loop) -> None:
@@ -231,7 +231,7 @@ def test_inline_waiting_for_anything_else_raises_there(loop: uvloop.Loop) -> Non
             raise
 
     with pytest.raises(WaitsInlineError):  # Granian's coroutine around it catches all
-        inline(loop, contextvars.copy_context(), of(step))(Watcher())
+        inline(loop, contextvars.copy_context(), lambda _: step())(Watcher())
     assert [type(each) for each in raised] == [WaitsInlineError]
 
 

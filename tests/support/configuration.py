@@ -34,12 +34,12 @@ def with_certificate_interval(seconds: int) -> str:
 
 
 def with_web_sockets(text: str = SERVER_TOML) -> str:
-    """Return the text of a server.toml whose enabled listeners have WebSockets."""
+    """Return the text of a server.toml whose enabled listeners have WebSockets, and as many connections as fit here."""
     changed, listeners = re.subn(
         rf"^port_variable = \"({'|'.join(NAMES)})\"$", r"\g<0>\nwebsockets = true", text, flags=re.MULTILINE
     )
     assert listeners == len(NAMES)
-    return changed
+    return changed.replace("backpressure = 16384", "backpressure = 4096")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,140 @@
+"""Clients that leave, or come, while a worker is drained: Granian drops its runtime with its last connection."""
+
+import os
+import signal
+import socket
+import struct
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+import websockets
+
+from app.launcher.lifecycle import NOTICE_AT_STOP
+from tests.support.configuration import configured, with_web_sockets
+from tests.support.processes import ROOT, wait_until
+from tests.support.service import Launch, Service
+from tests.support.web_sockets import WebSocket
+
+SOURCE = """
+import asyncio
+from tests.support.applications import note, respond
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        scope["state"]["pool"] = "the pool"
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await asyncio.sleep(0.01)
+        note("closed " + scope["state"]["pool"])
+        await send({"type": "lifespan.shutdown.complete"})
+    elif scope["type"] == "websocket":
+        await receive()
+        note("comes")
+        await asyncio.sleep(0.6)
+        await send({"type": "websocket.accept"})
+        while (await receive())["type"] == "websocket.receive":
+            pass
+        note("ends")
+    elif scope["path"] == "/stream":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(40):
+            await send({"type": "http.response.body", "body": b"x" * 100, "more_body": True})
+            await asyncio.sleep(0.05)
+        await send({"type": "http.response.body"})
+        note("streamed")
+    elif scope["path"] == "/named":
+        asyncio.current_task().set_name("a trace")
+        await respond(send, b"ok")
+        await asyncio.sleep(1)
+        note("sent")
+    else:
+        await respond(send, b"ok")
+"""
+
+
+SHUTDOWNS = ["closed the pool"] * 2  # of two listeners
+
+
+@pytest.fixture
+def start(launch: Launch, tmp_path: Path) -> Callable[[], Service]:
+    """Start the service with one worker for each listener."""
+
+    def start() -> Service:
+        (tmp_path / "leaving.py").write_text(SOURCE)
+        return launch(
+            configured(tmp_path, with_web_sockets()),
+            APPLICATION="leaving:app",
+            NOTES=str(tmp_path / "notes"),
+            PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)]),
+            WORKERS="1",
+        ).ready()
+
+    return start
+
+
+@pytest.fixture
+def noted(tmp_path: Path) -> Callable[[], list[str]]:
+    return lambda: (tmp_path / "notes").read_text().splitlines() if (tmp_path / "notes").exists() else []
+
+
+def leave(connection: socket.socket) -> None:
+    """Close it with a reset."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+def test_a_client_that_leaves_in_a_drain_costs_no_shutdown(
+    start: Callable[[], Service], noted: Callable[[], list[str]]
+) -> None:
+    service = start()
+    client = socket.create_connection(("127.0.0.1", service.port), timeout=30)
+    client.sendall(b"GET /stream HTTP/1.1\r\nhost: a\r\n\r\n")
+    assert client.recv(100)
+    service.remember()
+    service.signal(signal.SIGTERM)
+    drained = time.monotonic() + 2 * NOTICE_AT_STOP
+    while time.monotonic() < drained:  # its drain has begun by then
+        client.recv(4096)
+    leave(client)
+    assert service.wait() == 0
+    service.gone()
+    assert sorted(noted()) == [*SHUTDOWNS, "streamed"]
+    assert "is killed" not in service.errors.read_text()
+
+
+def test_web_sockets_that_are_accepted_in_a_drain_are_closed_with_1012(
+    start: Callable[[], Service], noted: Callable[[], list[str]]
+) -> None:
+    service = start()
+
+    def connect() -> int:
+        with WebSocket(f"ws://127.0.0.1:{service.port}/") as client:
+            try:
+                client.recv()
+            except websockets.ConnectionClosed as end:
+                return end.rcvd.code if end.rcvd else 0
+        return 0
+
+    with ThreadPoolExecutor(5) as threads:
+        closed = [threads.submit(connect) for _ in range(5)]
+        wait_until(lambda: noted().count("comes") == 5, "all clients")
+        service.remember()
+        service.signal(signal.SIGTERM)
+        assert [each.result() for each in closed] == [1012] * 5
+    assert service.wait() == 0
+    service.gone()
+    assert sorted(noted()) == [*SHUTDOWNS, *["comes"] * 5, *["ends"] * 5]
+
+
+def test_work_after_a_response_is_waited_for_though_its_task_has_another_name(
+    start: Callable[[], Service], noted: Callable[[], list[str]]
+) -> None:
+    service = start()
+    assert httpx.get(f"{service.url}/named", trust_env=False).text == "ok"
+    service.stop()
+    assert sorted(noted()) == [*SHUTDOWNS, "sent"]

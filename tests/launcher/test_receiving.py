@@ -1,0 +1,211 @@
+"""What a client sends reaches an application that may stop waiting for it, and so does it that the client has left."""
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+import websockets
+
+from app.launcher.asgi import Message
+from app.launcher.receiving import Inbox
+from tests.support.configuration import SERVER_TOML, configured, with_web_sockets
+from tests.support.processes import ROOT, wait_until
+from tests.support.service import Launch, Service
+from tests.support.web_sockets import WebSocket
+
+# What comes while the loop is held is there when the waiting task is cancelled.
+SOURCE = """
+import asyncio, time
+from tests.support.applications import app, note, respond
+others = app
+
+async def cancelled(receive):
+    task = asyncio.ensure_future(receive())
+    await asyncio.sleep(0.1)
+    note("waits")
+    time.sleep(0.5)
+    task.cancel()
+    await asyncio.wait([task])
+
+async def app(scope, receive, send):
+    if scope["type"] == "websocket" and scope["path"] == "/sends":
+        await receive()
+        await send({"type": "websocket.accept"})
+        try:
+            while True:
+                await send({"type": "websocket.send", "text": "x" * 1000})
+                await asyncio.sleep(0.02)
+        finally:
+            note("it has left")
+    elif scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        await cancelled(receive)
+        await send({"type": "websocket.send", "text": (await receive())["text"]})
+        await receive()
+    elif scope["type"] == "http" and scope["path"] == "/upload":
+        await asyncio.sleep(0)
+        body, more = b"", True
+        await cancelled(receive)
+        while more:
+            message = await receive()
+            body, more = body + message["body"], message["more_body"]
+        await respond(send, body)
+    else:
+        await others(scope, receive, send)
+"""
+
+
+@pytest.fixture
+def start(launch: Launch, pair: dict[str, str], tmp_path: Path) -> Callable[..., Service]:
+    def start(text: str = SERVER_TOML, **environment: str) -> Service:
+        (tmp_path / "receiving.py").write_text(SOURCE)
+        return launch(
+            configured(tmp_path, with_web_sockets(text)),
+            APPLICATION="receiving:app",
+            NOTES=str(tmp_path / "notes"),
+            PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)]),
+            WORKERS="1",
+            **pair,
+            **environment,
+        ).ready()
+
+    return start
+
+
+def wait_for_note(folder: Path, line: str) -> None:
+    notes = folder / "notes"
+    wait_until(lambda: notes.exists() and line in notes.read_text().splitlines(), f'the note "{line}"')
+
+
+@pytest.mark.parametrize("runs", ["loop", "inline"])
+def test_a_part_of_a_body_that_comes_as_its_wait_is_cancelled_is_not_lost(
+    start: Callable[..., Service], tmp_path: Path, runs: str
+) -> None:
+    service = start(APPLICATION_RUNS=runs)
+    with socket.create_connection(("127.0.0.1", service.port), timeout=30) as client:
+        client.sendall(b"POST /upload HTTP/1.1\r\nhost: a\r\ncontent-length: 6\r\nconnection: close\r\n\r\n")
+        wait_for_note(tmp_path, "waits")
+        client.sendall(b"abcdef")
+        response = b"".join(iter(lambda: client.recv(4096), b""))
+    assert response.endswith(b"\r\n\r\nabcdef")
+    service.stop()
+
+
+@pytest.mark.parametrize("runs", ["loop", "inline"])
+def test_a_message_that_comes_as_its_wait_is_cancelled_is_not_lost(
+    start: Callable[..., Service], tmp_path: Path, runs: str
+) -> None:
+    service = start(APPLICATION_RUNS=runs)
+    with WebSocket(f"ws://127.0.0.1:{service.port}/") as client:
+        wait_for_note(tmp_path, "waits")
+        client.send("one")
+        assert client.recv() == "one"
+    service.stop()
+
+
+def test_an_application_that_only_sends_learns_that_a_client_has_left(
+    start: Callable[..., Service], tmp_path: Path
+) -> None:
+    service = start()
+    with WebSocket(f"ws://127.0.0.1:{service.port}/sends") as client:
+        assert client.recv() == "x" * 1000
+    wait_for_note(tmp_path, "it has left")
+    service.stop()
+    assert "Traceback" not in service.errors.read_text()
+
+
+def test_web_sockets_beyond_the_backpressure_are_refused_until_others_end(start: Callable[..., Service]) -> None:
+    """Granian's own counts no WebSockets: their clients could take all files that a worker may open."""
+    service = start(SERVER_TOML.replace("backpressure = 16384", "backpressure = 3"))
+    url = f"ws://127.0.0.1:{service.port}/sends"
+    first, *others = [WebSocket(url) for _ in range(3)]
+    for _ in range(2):
+        with pytest.raises(websockets.InvalidStatus) as refused:
+            WebSocket(url)
+        assert refused.value.response.status_code == 503
+    assert httpx.get(f"{service.url}/close", trust_env=False).text == "bye"
+    first.socket.close()
+
+    def is_open() -> bool:
+        try:
+            others.append(WebSocket(url))
+        except websockets.InvalidStatus:
+            return False
+        return True
+
+    wait_until(is_open, "room")
+    for each in others:
+        each.socket.close()
+    service.stop()
+    assert service.errors.read_text().count("refuses more with 503") == 1
+
+
+class Granians:
+    """Granian's side: what comes is given to the awaitable that waits."""
+
+    def __init__(self) -> None:
+        self.asked: list[asyncio.Future[Message]] = []
+
+    def receive(self) -> asyncio.Future[Message]:
+        self.asked.append(asyncio.get_running_loop().create_future())
+        return self.asked[-1]
+
+    def come(self, kind: str) -> None:
+        self.asked[-1].set_result({"type": kind})
+
+
+def test_several_tasks_that_receive_get_a_message_each_and_all_end_when_it_is_over() -> None:
+    async def call() -> None:
+        granians = Granians()
+        inbox = Inbox(granians.receive)
+        tasks = [asyncio.ensure_future(inbox.receive()) for _ in range(3)]
+        await asyncio.sleep(0)
+        granians.come("one")
+        assert (await tasks[0])["type"] == "one"
+        await asyncio.sleep(0)
+        assert len(granians.asked) == 2
+        inbox.cancel()
+        await asyncio.wait(tasks)
+        assert [each.cancelled() for each in tasks] == [False, True, True]
+        with pytest.raises(asyncio.CancelledError):
+            await inbox.receive()
+        assert len(granians.asked) == 2
+
+    asyncio.run(call())
+
+
+def test_an_error_of_granians_is_raised_once() -> None:
+    async def call() -> None:
+        granians = Granians()
+        inbox = Inbox(granians.receive)
+        inbox.ask()
+        granians.asked[0].set_exception(RuntimeError("no"))
+        with pytest.raises(RuntimeError, match="no"):
+            await inbox.receive()
+        inbox.ask()
+        granians.come("websocket.disconnect")
+        assert inbox.has_disconnect
+        assert (await inbox.receive())["type"] == "websocket.disconnect"
+
+    asyncio.run(call())
+
+
+def test_what_nobody_waits_for_can_be_given_back() -> None:
+    async def call() -> None:
+        granians = Granians()
+        inbox = Inbox(granians.receive)
+        inbox.ask()
+        inbox.give_back()
+        assert granians.asked[0].cancelled()
+        waiting = asyncio.ensure_future(inbox.receive())
+        await asyncio.sleep(0)
+        inbox.give_back()
+        granians.come("two")
+        assert (await waiting)["type"] == "two"
+
+    asyncio.run(call())
