@@ -48,7 +48,7 @@ class Child:
     ) -> None:
         """Fork it. If it `leads_group`, what it starts is ended (SIGKILL) when it has ended. Raises OSError.
 
-        If it `leads_session`, hence a group, that is so only if it fails: its exit status is not 0.
+        If it `leads_session`, hence a group, that is so only if a signal has ended it.
 
         Of the listeners' sockets it `keeps` some open; any other fork of this process has none.
         """
@@ -60,13 +60,15 @@ class Child:
         finally:
             _fork.keeps = ()
         if self.pid == 0:
-            if leads_session:
-                os.setsid()  # a Ctrl-C on the terminal is the launcher's to handle
-            elif leads_group:
-                os.setpgid(0, 0)
-            _run(parent, work)
+            _run(parent, self._lead, work)
         self._code: int | None = None
         _not_reaped[self.pid] = self
+
+    def _lead(self) -> None:
+        if self.leads_session:
+            os.setsid()  # a Ctrl-C on the terminal is the launcher's to handle
+        elif self.leads_group:
+            os.setpgid(0, 0)
 
     @property
     def exitcode(self) -> int | None:
@@ -89,10 +91,10 @@ class Child:
         """Reap it if it has ended, as waitpid(2) does with `options`; return the same as `exitcode`."""
         # Its number is its own, and its group's, until it is reaped.
         try:
-            ended = None
-            if self.leads_group or self.leads_session:
-                ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | options)
-            if ended is not None and (self.leads_group or (ended.si_code, ended.si_status) != (os.CLD_EXITED, 0)):
+            ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | options)
+            if ended is None:
+                return None
+            if self.leads_group or (self.leads_session and ended.si_code != os.CLD_EXITED):
                 with suppress(ProcessLookupError, PermissionError):  # it led none yet, or others' alone are left (sudo)
                     os.killpg(self.pid, signal.SIGKILL)
             pid, status = os.waitpid(self.pid, options)
@@ -145,8 +147,9 @@ def kill_started() -> None:
             each.kill()
 
 
-def _run(parent: int, work: Callable[[], None]) -> NoReturn:
+def _run(parent: int, lead: Callable[[], None], work: Callable[[], None]) -> NoReturn:
     def attempt() -> int:
+        lead()
         die_with(parent)
         work()
         return 0

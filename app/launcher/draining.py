@@ -20,7 +20,6 @@ CLOSE_NOTICE = signal.SIGRTMIN + 5
 DRAIN = signal.SIGRTMIN + 6
 """To a server process, which passes it on to its workers: accept no more, finish what was received, end."""
 CLOSE_FRAMES = 0.5  # seconds for the close frames of all WebSockets
-LOOK = 0.02  # seconds between looks at whether an application has closed one
 REMINDER = 60.0  # seconds between lines about too many of them
 PUSHES = 1.0  # seconds for which an application may send to a WebSocket that has been closed
 
@@ -29,7 +28,7 @@ RESTARTING = "the server restarts"
 ENDED = "the application has ended its call for this WebSocket"
 UNREAD = "the server restarts, and the client does not read"
 LEFT = "the client has left"
-SERVICE_RESTART = 1012  # RFC 6455, section 7.4.2, and IANA's registry of WebSocket close codes
+NORMAL_CLOSURE, SERVICE_RESTART = 1000, 1012  # RFC 6455, section 7.4.2, and IANA's registry of WebSocket close codes
 
 
 class GoneError(ConnectionAbortedError):
@@ -93,8 +92,9 @@ class Draining:
         one = _WebSocket(self, receive, send)
         self.web_sockets.add(one)
         try:
-            with suppress(GoneError):  # an application that does not expect it ends as it should
-                await self.application(scope, one.receive, one.send)
+            await self.application(scope, one.receive, one.send)
+        except* GoneError:  # of its tasks, too: one that does not expect it ends as it should
+            pass
         finally:
             one.give_up(ENDED)  # tasks that it has left may send still
             self.web_sockets.discard(one)
@@ -120,22 +120,23 @@ class _WebSocket:
         self.worker = worker
         self._inbox = Inbox(receive)
         self._send = send
-        self._sending: set[Any] = set()  # the same, of all its tasks that send
+        self._sending: set[Any] = set()  # awaitables of Granian's that its tasks wait for, which can be cancelled
         self._given_up = ""  # why nothing is waited for any more
         self._ends = math.inf  # when sending without an effect has to end (time.monotonic)
         self.accepted = False
         self.closed = False
-        self._close_sent: asyncio.Future[None] | None = None  # done when our close frame has been sent
+        self._close_sent: asyncio.Future[None] | None = None  # done when a close frame has been sent
+        self._disconnect: Message = {}  # what the application receives from then on
 
     async def receive(self) -> Message:
-        if self._close_sent:
-            return await self._restarted(self._close_sent)
+        if self._close_sent and not self._inbox.has_message:
+            return await self._closed(self._close_sent)
         try:
             message = await self._inbox.receive()
         except asyncio.CancelledError:
             if (close_sent := self._close_sent) is None:  # it is the application that was cancelled
                 raise
-            return await self._restarted(close_sent)
+            return await self._closed(close_sent)
         if message["type"] == "websocket.disconnect":
             self.closed = True
         return message
@@ -147,12 +148,19 @@ class _WebSocket:
                 raise GoneError(self._given_up or RESTARTING)
             return  # the application does not know yet: its next `receive` says so
         if message["type"] == "websocket.close":
-            self.closed = True
-            self._inbox.give_back()
-        elif self.accepted:
+            await self._close(message, message.get("code") or NORMAL_CLOSURE, message.get("reason") or "")
+            return
+        if self.accepted:
             if self._inbox.has_disconnect:  # Granian would take what is sent, and keep it
                 raise GoneError(LEFT)
             self._inbox.ask()
+        await self._wait_to_send(message)
+        if message["type"] == "websocket.accept":
+            self.accepted = True
+            if self.worker.restarting:
+                await self.close()
+
+    async def _wait_to_send(self, message: Message) -> None:
         sending: Any = self._send(message)
         self._sending.add(sending)
         try:
@@ -163,22 +171,25 @@ class _WebSocket:
             raise
         finally:
             self._sending.discard(sending)
-        if message["type"] == "websocket.accept":
-            self.accepted = True
-            if self.worker.restarting:
-                await self.close()
 
     async def close(self) -> None:
-        """Close it. Granian sends the frame when nobody waits for a message any more (2.8.7), so that ends first."""
-        if self.closed:
-            while self._sending:  # noqa: ASYNC110 - the application's own close frame, which knows no event of ours
-                await asyncio.sleep(LOOK)
-            return
-        self.closed, self._ends = True, time.monotonic() + PUSHES
+        """Close it, as the server restarts; if the application has closed it, wait until that is done."""
+        if self._close_sent:
+            await asyncio.wait([self._close_sent])
+        elif not self.closed:
+            self._ends = time.monotonic() + PUSHES
+            message = {"type": "websocket.close", "code": SERVICE_RESTART, "reason": RESTARTING}
+            with suppress(GoneError):  # the client does not read
+                await self._close(message, SERVICE_RESTART, RESTARTING)
+
+    async def _close(self, message: Message, code: int, reason: str) -> None:
+        """Send a close. Granian does so when nobody waits for a message any more (2.8.7), so that ends first."""
+        self.closed = True
         self._close_sent = asyncio.get_running_loop().create_future()
+        self._disconnect = {"type": "websocket.disconnect", "code": code, "reason": reason}
         self._inbox.cancel()
         try:
-            await self._send({"type": "websocket.close", "code": SERVICE_RESTART, "reason": RESTARTING})
+            await self._wait_to_send(message)
         finally:
             self._close_sent.set_result(None)
 
@@ -190,11 +201,10 @@ class _WebSocket:
             with suppress(AttributeError):  # it is there already
                 each.cancel()
 
-    @staticmethod
-    async def _restarted(close_sent: asyncio.Future[None]) -> Message:
+    async def _closed(self, close_sent: asyncio.Future[None]) -> Message:
         """Return the application's disconnect after the frame: Granian closes without one when the application ends."""
         await asyncio.wait([close_sent])
-        return {"type": "websocket.disconnect", "code": SERVICE_RESTART, "reason": RESTARTING}
+        return self._disconnect
 
 
 def _with_close(send: Send) -> Send:

@@ -15,7 +15,7 @@ a predecessor is not ENDED waits: there are two server processes at most, but fo
 stop puts SERVING and SETTLING into CLOSING, shortens the deadlines of CLOSING and DRAINING, and kills what is PROVING, which
 has no clients; a second one kills all.
 
-(1) Up to `drain_deadline` later while clients wait in a predecessor's sockets, as its workers are at their limit.
+(1) It is up to `drain_deadline` later, while clients wait in a predecessor's sockets, as its workers are at their limit.
 """
 
 import time
@@ -48,7 +48,7 @@ class Lifecycle:
         self.reports = ListenerLog(endpoint.listener.name)
         self.renewal = Renewal(work.why_rejected, self.reports)
         self.stop_end: float | None = None
-        self.given_up: list[ServerProcess] = []  # since then
+        self.given_up: list[ServerProcess] = []  # since then, and may hold the port
 
     @property
     def processes(self) -> list[ServerProcess]:
@@ -138,7 +138,7 @@ class Lifecycle:
         elif process is not self.current or self.stop_end is not None:
             if process.state is State.SETTLING:
                 self.reports.warn(f"{end}, replaced already; its connections are lost")
-            elif process.has_failed:
+            elif process.was_killed:
                 self.reports.warn(f"{end} before it was drained; the requests that it had are lost")
             elif process is self.predecessor:
                 self.reports.event(f"server process {process.pid}, which was replaced, has ended")

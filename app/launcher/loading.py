@@ -62,10 +62,10 @@ def _missing(name: str) -> str:
     package = name.rpartition(".")[0]
     if package not in sys.modules:
         return f"there is no module {cut(name)}; set PYTHONPATH to the folder that holds it"
-    found = vars(sys.modules[package])
-    places = found.get("__path__") or [found.get("__file__") or "Python itself"]
+    found = sys.modules[package]
+    places = getattr(found, "__path__", None) or [getattr(found, "__file__", None) or "Python itself"]
     return (
-        f"there is no module {cut(name)} in {cut(', '.join(places))}, where {package} was found; correct the name, or"
+        f"there is no module {cut(name)} in {cut(', '.join(map(str, places)))}, where {package} was found; correct the name, or"
         f" rename your {package} if that is another"
     )
 

@@ -25,7 +25,7 @@ class Inbox:
         async with self._turn:
             if not self.ask():
                 return await self._receive()
-            if (message := self._next) is None:
+            if (message := self._next) is None or (self._is_over and not message.done()):
                 raise asyncio.CancelledError
             try:
                 received = await asyncio.shield(message)
@@ -55,22 +55,19 @@ class Inbox:
     @property
     def has_disconnect(self) -> bool:
         """Whether the client has left, and the application has not received that yet."""
-        each = self._next
-        if each is None or not each.done() or each.cancelled() or each.exception() is not None:
-            return False
-        return bool(each.result()["type"] == "websocket.disconnect")
+        each = self._next if self.has_message else None
+        return each is not None and each.exception() is None and each.result()["type"] == "websocket.disconnect"
 
-    def give_back(self) -> None:
-        """Ask for nothing any more, unless somebody waits."""
-        if self._next is not None and not self._turn.locked():
-            self._next.cancel()
-            self._next = None
+    @property
+    def has_message(self) -> bool:
+        """Whether a message has come that nobody has received yet."""
+        return self._next is not None and self._next.done() and not self._next.cancelled()
 
     def cancel(self) -> None:
-        """Ask for nothing any more, and end every call of `receive`."""
+        """Ask for nothing any more, and end every call of `receive` that has no message."""
         self._is_over = True
         if self._next is not None:
-            self._next.cancel()
+            self._next.cancel()  # nothing, if it has come
 
 
 class WholeBodies:

@@ -157,9 +157,9 @@ class ServerProcess:
         return f"listener {self.endpoint.listener.name} ended ({how_it_ended(code)})"
 
     @property
-    def has_failed(self) -> bool:
-        """Whether it has ended otherwise than a drain lets it."""
-        return self._server is not None and self._server.exitcode not in {None, 0}
+    def was_killed(self) -> bool:
+        """Whether a signal has ended it."""
+        return self._server is not None and (self._server.exitcode or 0) < 0
 
     def leaves_something(self) -> bool:
         """Return whether another process of its group is left, once it has ended."""

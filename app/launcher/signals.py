@@ -83,7 +83,7 @@ def heed_in_forks() -> None:
 def unblock_as_in_a_worker() -> None:
     """Let what an application starts by its import be ended by signals; this process, which `block` has made, is not."""
     heed_in_forks()
-    for number in TAKEN - {signal.SIGCHLD}:
+    for number in UNHEEDED:
         signal.signal(number, not_heeded)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 

@@ -86,7 +86,8 @@ class Supervisor:
             if time.monotonic() > end:
                 names = ", ".join(each.endpoint.listener.name for each in held)
                 warn(
-                    f"listener {names}: what was killed still holds its port; wait until that has ended before a start"
+                    f"listener {names}: what was killed, or what the application has started, still holds its port; end"
+                    f" it before a start"
                 )
                 return
             time.sleep(0.01)

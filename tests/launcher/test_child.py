@@ -75,22 +75,26 @@ def test_a_process_ends_whatever_its_streams_are(odd: object) -> None:
     assert child.exitcode == 0
 
 
-@pytest.mark.parametrize(("status", "goes_on"), [(0, True), (1, False)])
-def test_what_a_child_has_started_outlives_it_unless_it_fails(tmp_path: Path, status: int, *, goes_on: bool) -> None:
-    """A stopped worker, say, or one that the kernel would not end with its server process any more."""
-    note = tmp_path / "started"
+@pytest.mark.parametrize("killed", [False, True])
+def test_what_a_child_has_started_outlives_it_unless_a_signal_ends_that(tmp_path: Path, *, killed: bool) -> None:
+    """A worker, say, that is stopped, or that the kernel would not end with its server process any more."""
+    asked, number, answer = tmp_path / "asked", tmp_path / "number", tmp_path / "answer"
+    os.mkfifo(asked)
 
     def work() -> None:
-        note.write_text(str(subprocess.Popen(["sleep", "60"]).pid))
-        sys.exit(status)
+        started = subprocess.Popen(["sh", "-c", 'read line < "$0"; echo "$line" > "$1"', asked, answer])
+        number.write_text(str(started.pid))
+        if killed:
+            os.kill(os.getpid(), signal.SIGKILL)
+        sys.exit(1)
 
     made = Child(work, leads_session=True)
     wait_until(lambda: made.exitcode is not None, "its end")
-    started = int(note.read_text())
-    if goes_on:
-        assert is_running(started)
-        os.kill(started, signal.SIGKILL)
-    wait_until(lambda: not is_running(started), "the end of what it has started")
+    if killed:
+        wait_until(lambda: not is_running(int(number.read_text())), "the end of what it has started")
+    else:
+        asked.write_text("alive\n")
+        wait_until(lambda: answer.exists() and answer.read_text() == "alive\n", "an answer")
 
 
 @pytest.mark.parametrize("leads_group", [False, True])

@@ -31,7 +31,7 @@ from app.launcher.descriptors import open_descriptors, opened_since
 from app.launcher.granian_private import Server, check_granian, schedule_by
 from app.launcher.granian_worker import Worker
 from app.launcher.scheduling import Call, Schedule, watched
-from app.launcher.worker_loop import GRANIANS
+from app.launcher.worker_loop import GRANIANS, GRANIANS_WORKER
 from app.settings.sealed_file import SealedFile
 from tests.support.ports import free_port
 
@@ -136,6 +136,7 @@ def test_granian_registers_two_signals_of_a_workers_loop_by_handlers_of_one_modu
 
     _signals.set_loop_signals(Loop())  # type: ignore[no-untyped-call]
     assert registered == {signal.SIGTERM: GRANIANS, signal.SIGINT: GRANIANS}
+    assert mp.__name__ == GRANIANS_WORKER  # test_leaving_clients.py shows that its last call comes from there
 
 
 def test_a_socket_holder_holds_a_socket_that_is_there_already(made: Server) -> None:

@@ -35,14 +35,14 @@ async def app(scope, receive, send):
     elif scope["type"] == "websocket":
         await receive()
         note("comes")
-        await asyncio.sleep(0.6)
+        await asyncio.sleep(1)
         await send({"type": "websocket.accept"})
         while (await receive())["type"] == "websocket.receive":
             pass
         note("ends")
     elif scope["path"] == "/stream":
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        for _ in range(40):
+        for _ in range(25):
             await send({"type": "http.response.body", "body": b"x" * 100, "more_body": True})
             await asyncio.sleep(0.05)
         await send({"type": "http.response.body"})

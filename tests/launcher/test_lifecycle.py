@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from app.launcher import granian_server, lifecycle
+from app.launcher.child import Child
 from app.launcher.lifecycle import HANDSHAKES, NOTICE, Lifecycle
 from app.launcher.pair_watch import PairWatch
 from app.launcher.renewal import PAUSE, Renewal
@@ -293,3 +294,19 @@ def test_a_stop_shortens_a_close_notice_that_is_being_sent(made: Lifecycle) -> N
     serve(made).enter(State.CLOSING, now + lifecycle.NOTICE)
     made.stop(now)
     assert current(made).deadline == now + lifecycle.NOTICE_AT_STOP
+
+
+def test_a_port_is_held_after_a_stop_while_something_of_what_was_given_up_is_left(
+    made: Lifecycle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = serve(made)
+    process._server = holder = Child(lambda: time.sleep(60), leads_session=True, keeps=made.endpoint.sockets)  # noqa: SLF001
+    monkeypatch.setattr(process, "send_close_notice", lambda: None)
+    monkeypatch.setattr(process, "kill", lambda: None)  # it is slow to die
+    made.stop(time.monotonic())
+    made.group.close()
+    made.release(process)
+    wait_until(made.still_holds_its_port, "its group")
+    holder.send_kill()
+    wait_until(lambda: holder.exitcode is not None, "its end")
+    assert not made.still_holds_its_port()

@@ -130,18 +130,21 @@ def test_workers_that_were_another_user_for_a_moment_end_with_what_is_killed(
     service.gone(2 * descriptors.LOOK)
 
 
-def test_a_drain_that_is_cut_by_somebody_else_is_reported(launch: Launch) -> None:
+@pytest.mark.parametrize("victim", ["server process", "worker"])
+def test_a_drain_that_is_cut_by_somebody_else_is_reported(launch: Launch, victim: str) -> None:
     service = launch(APPLICATION="tests.support.applications:app", WORKERS="1").ready()
     service.remember()
     server_process = service.server_process_of("json")
+    (worker,) = service.workers(server_process)
     with httpx.Client(trust_env=False) as client, client.stream("GET", f"{service.url}/stream?60") as response:
         next(response.iter_lines())
         service.signal(signal.SIGTERM)
         wait_until(lambda: is_free(service.port), "the drain")
-        os.kill(server_process, signal.SIGKILL)
+        os.kill(worker if victim == "worker" else server_process, signal.SIGKILL)
         assert service.wait() == 0
     service.gone()
-    line = "listener json ended (killed by SIGKILL) before it was drained; the requests that it had are lost"
+    whose = f"worker-1 (pid {worker})" if victim == "worker" else "listener json"
+    line = f"{whose} ended (killed by SIGKILL) before it was drained; the requests that it had are lost"
     assert line in service.errors.read_text()
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +42,21 @@ async def app(scope, receive, send):
                 await asyncio.sleep(0.02)
         finally:
             note("it has left")
+    elif scope["type"] == "websocket" and scope["path"] == "/closes":
+        await receive()
+        await send({"type": "websocket.accept"})
+        reading = asyncio.ensure_future(receive())
+        await send({"type": "websocket.send", "text": "hello"})
+        await send({"type": "websocket.close", "code": 4001, "reason": "enough"})
+        note("read {type} {code}".format(**await reading))
+        await asyncio.sleep(60)
+    elif scope["type"] == "websocket" and scope["path"] == "/reads-late":
+        await receive()
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.send", "text": "hello"})
+        await asyncio.sleep(1)
+        note("read " + (await receive())["text"])
+        note("read {type} {code}".format(**await receive()))
     elif scope["type"] == "websocket":
         await receive()
         await send({"type": "websocket.accept"})
@@ -119,6 +135,37 @@ def test_an_application_that_only_sends_learns_that_a_client_has_left(
     assert "Traceback" not in service.errors.read_text()
 
 
+def test_an_application_may_close_while_another_of_its_tasks_receives(
+    start: Callable[..., Service], tmp_path: Path
+) -> None:
+    service = start()
+    with WebSocket(f"ws://127.0.0.1:{service.port}/closes") as client:
+        assert client.recv() == "hello"
+        with pytest.raises(websockets.ConnectionClosed) as closed:
+            client.recv()
+        assert closed.value.rcvd is not None
+        assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (4001, "enough")
+        wait_for_note(tmp_path, "read websocket.disconnect 4001")
+    service.signal(signal.SIGKILL)  # the application sleeps on
+
+
+def test_a_message_that_came_before_a_drain_is_received_in_it(start: Callable[..., Service], tmp_path: Path) -> None:
+    service = start()
+    service.remember()
+    with WebSocket(f"ws://127.0.0.1:{service.port}/reads-late") as client:
+        client.send("an order")
+        assert client.recv() == "hello"
+        service.signal(signal.SIGTERM)
+        with pytest.raises(websockets.ConnectionClosed) as closed:
+            client.recv()
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1012
+    assert service.wait() == 0
+    service.gone()
+    read = [each for each in (tmp_path / "notes").read_text().splitlines() if each.startswith("read")]
+    assert read == ["read an order", "read websocket.disconnect 1012"]
+
+
 def test_web_sockets_beyond_the_backpressure_are_refused_until_others_end(start: Callable[..., Service]) -> None:
     """Granian's own counts no WebSockets: their clients could take all files that a worker may open."""
     service = start(SERVER_TOML.replace("backpressure = 16384", "backpressure = 3"))
@@ -195,17 +242,16 @@ def test_an_error_of_granians_is_raised_once() -> None:
     asyncio.run(call())
 
 
-def test_what_nobody_waits_for_can_be_given_back() -> None:
+def test_a_message_that_has_come_is_there_though_it_is_over() -> None:
     async def call() -> None:
         granians = Granians()
         inbox = Inbox(granians.receive)
         inbox.ask()
-        inbox.give_back()
-        assert granians.asked[0].cancelled()
-        waiting = asyncio.ensure_future(inbox.receive())
-        await asyncio.sleep(0)
-        inbox.give_back()
-        granians.come("two")
-        assert (await waiting)["type"] == "two"
+        granians.come("one")
+        inbox.cancel()
+        assert inbox.has_message
+        assert (await inbox.receive())["type"] == "one"
+        with pytest.raises(asyncio.CancelledError):
+            await inbox.receive()
 
     asyncio.run(call())

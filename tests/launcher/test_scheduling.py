@@ -288,6 +288,18 @@ def test_requests_are_done_when_no_task_of_one_is_left(loop: uvloop.Loop) -> Non
     loop.run_until_complete(wait_for_requests())
 
 
+def test_a_request_that_has_just_come_is_waited_for(loop: uvloop.Loop) -> None:
+    done: list[str] = []
+
+    async def step() -> None:
+        await asyncio.sleep(0.01)
+        done.append("request")
+
+    on_loop(loop, contextvars.copy_context(), of(step))(Watcher())
+    loop.run_until_complete(requests_done())
+    assert done == ["request"]
+
+
 def brought_to(loop: uvloop.Loop, application: Callable[[Message], Awaitable[None]], *paths: str) -> list[object]:
     """Bring requests to an application that runs inline; return how each ended: with an exception, or None."""
 

@@ -40,9 +40,7 @@ class WebSocket:
         while not self.texts:
             if self.protocol.state is State.CLOSED:
                 raise self.protocol.close_exc
-            for event in self._receive():
-                if isinstance(event, Frame) and event.opcode is Opcode.TEXT:
-                    self.texts.append(bytes(event.data).decode())
+            self._receive()
         return self.texts.popleft()
 
     def _receive(self) -> list[object]:
@@ -57,7 +55,11 @@ class WebSocket:
         else:
             self.protocol.receive_eof()
         self._flush()
-        return list(self.protocol.events_received())
+        events = self.protocol.events_received()
+        for event in events:  # of the handshake, too: a text may come with its response
+            if isinstance(event, Frame) and event.opcode is Opcode.TEXT:
+                self.texts.append(bytes(event.data).decode())
+        return list(events)
 
     def _flush(self) -> None:
         for data in self.protocol.data_to_send():
