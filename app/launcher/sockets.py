@@ -1,26 +1,18 @@
 """Listening sockets: one for each worker, in a group that shares a port, and which of them a connection gets."""
 
-import ctypes
 import errno
 import os
 import socket
-import struct
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 
+from app.launcher import filters
 from app.launcher.child import kept_sockets
 from app.settings.config import Listener
 from app.settings.errors import ConfigurationError, shown
 from app.settings.tables import Server
 
-SO_ATTACH_FILTER, SO_DETACH_FILTER, SO_ATTACH_REUSEPORT_CBPF = 26, 27, 51  # asm-generic/socket.h
-# Classic BPF (linux/filter.h): an instruction is an operation, two jumps (if true, if false), and an operand.
-LOAD_WORD, LOAD_HALF, JUMP_IF_EQUAL, MODULO, ADD, RETURN_VALUE, RETURN = 0x20, 0x28, 0x15, 0x94, 0x04, 0x16, 0x06
-NETWORK_HEADER, RANDOM = -0x100000, -0x1000 + 56  # SKF_NET_OFF; SKF_AD_OFF + SKF_AD_RANDOM
-# Bytes from the network header: the last four of the source address, and the source port, without options.
-SOURCE = {socket.AF_INET: (12, 20), socket.AF_INET6: (20, 40)}
-Instruction = tuple[int, int, int, int]
 MORE_FILES = "raise the limit on open files (ulimit -n), or lower WORKERS"
 WAITING = slice(24, 28)  # `tcpi_unacked` of struct tcp_info: of a listening socket, how many connections wait
 REMEDIES = {
@@ -36,9 +28,8 @@ class ReuseportGroup:
     """The sockets that share a listener's port.
 
     The kernel numbers them in the order in which they begin to listen; when one closes, the last takes its number.
-    `members` is in that order, and `held` has those that do not listen yet, too. A reuseport filter, a classic BPF
-    program, picks the number for each new connection (socket(7), SO_ATTACH_REUSEPORT_CBPF); without one, or if no
-    socket has the number, the kernel picks any by a hash.
+    `members` is in that order, and `held` has those that do not listen yet, too. A reuseport filter (filters.py) picks
+    the number for each new connection; without one, or if no socket has it, the kernel picks any by a hash.
     """
 
     def __init__(self, server: Server, listener: Listener) -> None:
@@ -93,7 +84,7 @@ class ReuseportGroup:
         """Have the kernel make the group now: it would take no filter for one that listens alone and unshared."""
         first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         try:
-            self._attach(first, (RETURN, 0, 0, 0))
+            filters.attach(first, filters.the_same(0))
         except OSError:
             self.has_filters = False  # a sandbox, or a seccomp profile; reported when the listener serves
         first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
@@ -122,11 +113,11 @@ class ReuseportGroup:
         Raises OSError, but for a system without such filters: there nothing changes.
         """
         if self.has_filters:
-            self._attach(self.members[0], *self._at_random(sockets))
+            filters.attach(self.members[0], self._at_random(sockets))
         if self.shielded:
             for each in self.members:
                 with suppress(OSError):  # it has no filter
-                    each.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+                    filters.let_all_in(each)
             self.shielded = False
 
     def _shield(self, each: socket.socket, port: int) -> None:
@@ -136,39 +127,17 @@ class ReuseportGroup:
         """
         if self.has_filters:
             with suppress(OSError):  # no such filters here: then it is as without them
-                program = (LOAD_HALF, 0, 0, 0), (JUMP_IF_EQUAL, 0, 1, port), (RETURN, 0, 0, -1), (RETURN, 0, 0, 0)
-                self._attach(each, *program, option=SO_ATTACH_FILTER)
+                filters.let_in(each, port)
 
     def spread_but_one(self, sockets: Sequence[socket.socket], client: socket.socket, special: socket.socket) -> None:
         """As `spread`, but the connection that `client`, a bound socket, is going to make gets to `special`."""
-        host, port = client.getsockname()[:2]
-        last = int.from_bytes(socket.inet_pton(self.family, host.partition("%")[0])[-4:])
         if self.shielded:
-            self._shield(special, port)
-        at_address, at_port = SOURCE[self.family]
-        self._attach(
-            self.members[0],
-            (LOAD_WORD, 0, 0, NETWORK_HEADER + at_address),
-            (JUMP_IF_EQUAL, 0, 3, last),
-            (LOAD_HALF, 0, 0, NETWORK_HEADER + at_port),
-            (JUMP_IF_EQUAL, 0, 1, port),
-            (RETURN, 0, 0, self.members.index(special)),
-            *self._at_random(sockets),
-        )
+            self._shield(special, client.getsockname()[1])
+        number = self.members.index(special)
+        filters.attach(self.members[0], filters.one_client(client, number, self._at_random(sockets)))
 
-    def _at_random(self, sockets: Sequence[socket.socket]) -> list[Instruction]:
-        return [
-            (LOAD_WORD, 0, 0, RANDOM),
-            (MODULO, 0, 0, len(sockets)),
-            (ADD, 0, 0, min(map(self.members.index, sockets))),
-            (RETURN_VALUE, 0, 0, 0),
-        ]
-
-    @staticmethod
-    def _attach(member: socket.socket, *program: Instruction, option: int = SO_ATTACH_REUSEPORT_CBPF) -> None:
-        code = b"".join(struct.pack("HBBI", *instruction[:3], instruction[3] & 0xFFFFFFFF) for instruction in program)
-        buffer = ctypes.create_string_buffer(code)
-        member.setsockopt(socket.SOL_SOCKET, option, struct.pack("HP", len(program), ctypes.addressof(buffer)))
+    def _at_random(self, sockets: Sequence[socket.socket]) -> filters.Program:
+        return filters.at_random(min(map(self.members.index, sockets)), len(sockets))
 
     def remove(self, sockets: Sequence[socket.socket]) -> None:
         """End members that are the group's first or its last, whoever holds them, so that no connection meets one.
@@ -184,7 +153,7 @@ class ReuseportGroup:
                 self._shield(each, 0)
         if leaving and self.members[: len(leaving)] == leaving and staying and self.has_filters:
             with suppress(OSError):  # no memory for it, or none allowed
-                self._attach(self.members[0], (RETURN, 0, 0, max(len(leaving), staying)))
+                filters.attach(self.members[0], filters.the_same(max(len(leaving), staying)))
         end_from_the_last(leaving)
         close(sockets)  # those that are no members yet
         self.held = [each for each in self.held if each not in sockets]

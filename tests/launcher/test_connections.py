@@ -1,18 +1,16 @@
 """Many connections and many threads at once."""
 
 import asyncio
-import ctypes
 import re
 import socket
 import ssl
-import struct
 import threading
 from pathlib import Path
 
 import httpx
 import pytest
 
-from app.launcher.sockets import RETURN, SO_ATTACH_FILTER
+from app.launcher import filters
 from bench import oracle
 from tests.support.configuration import SERVER_TOML, configured
 from tests.support.http1 import REQUEST
@@ -66,9 +64,7 @@ def test_a_client_that_vanishes_is_noticed(launch: Launch, tmp_path: Path) -> No
     service = launch(configured(tmp_path, text.replace("header_read_timeout = 30", "header_read_timeout = 60"))).ready()
     with socket.create_connection(("127.0.0.1", service.port)) as client:
         wait_until(lambda: open_connections(service.port) == 1, "the connection")
-        nothing = ctypes.create_string_buffer(struct.pack("HBBI", RETURN, 0, 0, 0))
-        program = struct.pack("HP", 1, ctypes.addressof(nothing))
-        client.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)  # it gets nothing, and acknowledges nothing
+        filters.let_in(client, 0)  # it gets nothing, and acknowledges nothing
         wait_until(lambda: open_connections(service.port) == 0, "its end")
     service.stop()
 

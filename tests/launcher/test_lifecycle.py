@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from app.launcher import granian_server, lifecycle
+from app.launcher import filters, granian_server, lifecycle
 from app.launcher.child import Child
 from app.launcher.lifecycle import HANDSHAKES, NOTICE, Lifecycle
 from app.launcher.pair_watch import PairWatch
@@ -111,7 +111,7 @@ def test_a_replacement_whose_filter_cannot_be_attached_has_failed(
 ) -> None:
     first = serve(made)
     replace(made, monkeypatch).response = True
-    monkeypatch.setattr(ReuseportGroup, "_attach", staticmethod(refuse))
+    monkeypatch.setattr(filters, "attach", refuse)
     made.advance(time.monotonic())
     assert (made.current, made.replacement, made.predecessor) == (first, None, None)
     assert first.state is State.SERVING
@@ -217,7 +217,7 @@ def test_the_first_server_process_whose_filter_cannot_be_attached_is_an_error_of
     made: Lifecycle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     current(made).response = True
-    monkeypatch.setattr(ReuseportGroup, "_attach", staticmethod(refuse))
+    monkeypatch.setattr(filters, "attach", refuse)
     with pytest.raises(ListenerError, match="Cannot allocate memory"):
         made.advance(time.monotonic())
 
@@ -231,7 +231,7 @@ def test_a_predecessor_serves_on_though_no_filter_can_be_attached(
     made.advance(time.monotonic())
     assert (made.current, made.predecessor) == (second, first)
     second.end = "listener test ended (killed by SIGKILL)"
-    monkeypatch.setattr(ReuseportGroup, "_attach", staticmethod(refuse))
+    monkeypatch.setattr(filters, "attach", refuse)
     made.advance(time.monotonic())
     assert (made.current, made.predecessor) == (first, None)
     assert first.state is State.SERVING

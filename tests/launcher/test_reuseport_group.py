@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from app.launcher import sockets
+from app.launcher import filters, sockets
 from app.launcher.child import Child
 from app.launcher.sockets import ReuseportGroup
 from app.settings import config
@@ -242,7 +242,7 @@ def test_members_are_removed_though_no_filter_can_be_attached(
     def refuse(*_: object) -> None:
         raise OSError(12, "Cannot allocate memory")
 
-    monkeypatch.setattr(ReuseportGroup, "_attach", staticmethod(refuse))
+    monkeypatch.setattr(filters, "attach", refuse)
     group.remove(before)
     assert group.members == group.held == after
     assert sum(counts(group, after)) == MANY
@@ -279,7 +279,7 @@ def test_a_group_without_filters_says_so_and_goes_on(group: ReuseportGroup, monk
     def refuse(*_: object) -> None:
         raise OSError(92, "Protocol not available")
 
-    monkeypatch.setattr(ReuseportGroup, "_attach", staticmethod(refuse))
+    monkeypatch.setattr(filters, "attach", refuse)
     members = listening(group, 2)
     assert not group.has_filters
     group.spread(members)
