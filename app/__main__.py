@@ -11,7 +11,7 @@ try:
     from contextlib import ExitStack
 
     from app import reload, run
-    from app.launcher import child, console, loading, log, output
+    from app.launcher import child, console, log, output, trial
     from app.service import application, catalogue
     from app.settings import config
     from app.settings.errors import ConfigurationError
@@ -62,7 +62,7 @@ def main() -> int:
                 _example,
                 lambda served, is_tried: reload.reload(lambda: config.read(named, environment), served, is_tried),
             )
-    except loading.Stopped:
+    except trial.Stopped:
         return child.FAILED if arguments.check else child.STOPPED  # nothing is known of what was not checked
     except ConfigurationError as error:
         log.error(f"configuration: {error}", details=error.details)

@@ -52,7 +52,7 @@ def preflight(
     """Find out whether all can be served: applications, pairs, limits, ports. Return the configuration within these limits.
 
     Nothing listens yet; what has to be given up afterwards is put on `stack`. A port that is taken is only noted if this
-    `is_check`: the instance that runs has it. Raises ConfigurationError, or loading.Stopped if a signal asks to stop
+    `is_check`: the instance that runs has it. Raises ConfigurationError, or Stopped if a signal asks to stop
     meanwhile.
     """
     server = configuration.server
@@ -135,7 +135,7 @@ def _check_proc() -> None:
 
 
 def _applications(configuration: Configuration, *, is_check: bool) -> dict[ApplicationSettings, Application | None]:
-    """Import what is preloaded, and try the import of the others. Raises ConfigurationError, or loading.Stopped.
+    """Import what is preloaded, and try the import of the others. Raises ConfigurationError, or Stopped.
 
     If this `is_check`, only ours are imported here: another may end its process, and a start has no time for two imports.
     """
@@ -202,7 +202,7 @@ def _bind_or_note(group: sockets.ReuseportGroup, number: int) -> None:
 def try_pair(endpoint: Endpoint) -> None:
     """Ask rustls for its opinion of a pair. Raises ConfigurationError if it rejects it, or cannot be asked.
 
-    Raises loading.Stopped if it cannot be asked, and a signal asks to stop.
+    Raises Stopped if it cannot be asked, and a signal asks to stop.
     """
     try:
         reason = granian_server.why_rejected(endpoint)

@@ -39,7 +39,7 @@ from granian.server import mp
 from app.launcher import memory, scheduling
 from app.launcher.child import STARTUP_FAILED
 from app.launcher.granian_metrics import Exporting
-from app.launcher.granian_worker import PATIENCE, NeverRespawned, Worker
+from app.launcher.granian_worker import NeverRespawned, Worker
 from app.launcher.interrupt import Interrupt
 from app.launcher.log import event, warn
 from app.launcher.sockets import close
@@ -171,10 +171,10 @@ class Server(Exporting):
         close(self.sockets)  # so that the port closes when the workers stop
 
     def _stop_workers(self) -> None:
+        workers = [*self.wrks, *self.leaving]
         super()._stop_workers()
-        for worker in self.leaving:
-            while worker.is_alive():
-                worker.inner.join(PATIENCE)
+        for worker in workers:
+            worker.await_end()
 
     def drain(self, *_: object) -> None:
         """Stop accepting, let the workers finish what they have received, end; the launcher has the deadline."""

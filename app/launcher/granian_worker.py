@@ -7,6 +7,7 @@ These are the names; app/launcher/granian_private.py says when they are checked:
 import math
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,6 +22,7 @@ from app.launcher.log import warn
 
 FORK_PAUSE = 0.5  # seconds until a fork that failed is tried again
 PATIENCE = 0.1  # seconds until it is seen that the server was told to drain
+NOTED = 0.5  # seconds in which a thread notes an end that another has seen already
 
 
 class NeverRespawned(dict[int, float]):
@@ -38,11 +40,13 @@ class Worker(mp.WorkerProcess):
     """Descriptors that the server process got by starting this worker, and that no other worker needs."""
     is_kept = False
     """Whether it serves on, as its replacement has not started; Granian takes it for one that has ended, for a moment."""
+    noted: threading.Event | None = None  # set when its end has been logged
     is_killed = False  # by its server process
     death: float | None = None  # by time.monotonic()
 
     def start(self) -> None:
         """Start it, however often a fork or a thread has to be tried: others serve meanwhile."""
+        self.noted = threading.Event()
         self._insist(self._fork)
         self._insist(self._watch)
 
@@ -82,21 +86,42 @@ class Worker(mp.WorkerProcess):
         return f"worker-{self.idx + 1} (pid {self.inner.pid})"
 
     def _watcher(self) -> None:
-        """Wait for its end; if nobody asked for it, log it with what follows, and wake the server process."""
         self.inner.join()
         self.death = time.monotonic()  # its server may take a while to come to it
-        lived = self.death - self.birth
+        try:
+            self._note_end(self.death - self.birth)
+        finally:
+            if self.noted is not None:
+                self.noted.set()
+
+    def _note_end(self, lived: float) -> None:
+        """Log its end if nobody asked for it, or a signal cut its drain; unless it was asked for, wake the server."""
+        code = self._exitcode()
         if self.interrupt_by_parent:
-            if self.inner.exitcode and not self.is_killed:
-                how = how_it_ended(self.inner.exitcode)
-                warn(f"{self.name} ended ({how}) before it was drained; the requests that it had are lost")
+            if code < 0 and not self.is_killed:
+                lost = "before it was drained; the requests that it had are lost"
+                warn(f"{self.name} ended ({how_it_ended(code)}) {lost}")
             return
         try:
             follows = self.parent.after_death(self)  # type: ignore[attr-defined]
-            warn(f"{self.name} ended ({how_it_ended(self.inner.exitcode or 0)}) after {lived:.1f} s; {follows}")
+            warn(f"{self.name} ended ({how_it_ended(code)}) after {lived:.1f} s; {follows}")
         finally:  # whatever that lacks (memory), another has to take its place
             self.parent.interrupt_children.append(self.idx)
             self.parent.main_loop_interrupt.set()
+
+    def await_end(self) -> None:
+        """Wait until it has ended, and that has been logged: nothing else waits for this process's threads at its end."""
+        while self.is_alive():
+            self.inner.join(PATIENCE)
+        if self.noted is not None:
+            self.noted.wait(NOTED)
+
+    def _exitcode(self) -> int:
+        """Return the exit status of what has ended: None for a moment if another thread has reaped it just now."""
+        end = time.monotonic() + NOTED
+        while (code := self.inner.exitcode) is None and time.monotonic() < end:
+            time.sleep(0.001)
+        return code or 0
 
     def terminate(self) -> None:
         """Drain it. Workers do not heed SIGTERM, which a service manager may send to all processes at once.

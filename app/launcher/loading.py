@@ -15,15 +15,11 @@ import uvloop
 from app.launcher import signals
 from app.launcher.asgi import Application
 from app.launcher.child import how_it_ended
-from app.launcher.trial import TRIED, Trial
+from app.launcher.trial import TRIED, Stopped, Trial
 from app.settings.application import ApplicationSettings
 from app.settings.errors import ConfigurationError, cut
 
 LOOK = 0.01  # seconds between looks at a process that tries an import
-
-
-class Stopped(Exception):  # noqa: N818 - no error: the launcher was asked to stop
-    """A signal asked to stop while an application was being imported."""
 
 
 def load(settings: ApplicationSettings) -> Application:

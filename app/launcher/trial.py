@@ -13,10 +13,15 @@ from app.settings.errors import ConfigurationError
 TRIED = 256  # no exit status: work that is through says so, as an application may end its process with any
 LONGEST = 500_000  # characters of an error, and of its details, that are kept
 RESULT_SIZE = 2 * 12 * LONGEST + 1_000  # bytes: JSON has twelve for some characters
+STOPPED_ALONE = "a signal asked the process that tries it to stop; try it again"
 NO_MEMORY = "there is not enough memory to try it; raise the limit (ulimit -v, or the container's)"
 
 
 _is_trial = False
+
+
+class Stopped(Exception):  # noqa: N818 - no error: the launcher was asked to stop
+    """A signal asked to stop while something was being tried."""
 
 
 class Trial:
@@ -39,6 +44,8 @@ class Trial:
                 result = str(error)[:LONGEST], error.details[-LONGEST:]
             except MemoryError:
                 result = NO_MEMORY, ""
+            except Stopped:  # this process alone: the launcher ends it before it stops itself
+                result = STOPPED_ALONE, ""
             written = json.dumps(result).encode()
             self._result[1 : len(written)] = written[1:]
             self._result[:1] = written[:1]  # last: without it nothing is there, if this process is killed meanwhile

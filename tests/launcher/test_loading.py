@@ -14,7 +14,7 @@ import pytest
 
 from app.launcher import loading, preloading, signals
 from app.launcher.child import Child
-from app.launcher.trial import Trial
+from app.launcher.trial import Stopped, Trial
 from app.settings.application import ApplicationSettings
 from app.settings.errors import ConfigurationError
 from tests.support.configuration import SERVER_TOML, check, configured, rejected
@@ -195,7 +195,7 @@ def test_a_stop_ends_an_import(modules: Path) -> None:
         signals.block()
         try:
             loading.check(settings("endless:app"), 3600)
-        except loading.Stopped:
+        except Stopped:
             os._exit(7)
 
     child = Child(work)
@@ -217,7 +217,7 @@ def test_an_import_that_a_stop_has_broken_is_no_fault_of_the_application(modules
 
     def work() -> None:
         signals.block()
-        with pytest.raises(loading.Stopped):
+        with pytest.raises(Stopped):
             loading.check(settings("broken:app"), 3600)
         os._exit(7)
 

@@ -1,0 +1,49 @@
+"""The connections of the calling process, as /proc has them: nothing of Granian's says which clients are there."""
+
+import errno
+import ipaddress
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+
+INTERVAL = 5.0  # seconds between looks at all
+SLICE, PAUSE = 100, 0.01  # connections that are looked at without letting requests go first, and the seconds for these
+
+Peer = tuple[bytes, int]
+
+
+def connections_to(port: int) -> Iterator[tuple[Peer, socket.socket]]:
+    """Return the connections to `port` whose client has not reset them; each socket is closed after its turn.
+
+    For a thread of its own: it lets requests go first. Raises OSError if no descriptor is free: whoever was not seen may
+    be there.
+    """
+    for index, name in enumerate(os.listdir("/proc/self/fd")):  # noqa: PTH208 - thousands, and no use for a Path
+        if index % SLICE == SLICE - 1:
+            time.sleep(PAUSE)
+        try:
+            copy = os.dup(int(name))  # it stays the same connection, whoever closes the descriptor
+        except OSError as error:
+            if error.errno == errno.EBADF:  # it has gone
+                continue
+            raise
+        try:
+            connection = socket.socket(fileno=copy)
+        except OSError:  # it is no socket
+            os.close(copy)
+            continue
+        with connection:
+            peer = None
+            with suppress(OSError):  # it listens, or its client has gone
+                if connection.family in (socket.AF_INET, socket.AF_INET6) and connection.getsockname()[1] == port:
+                    host, its_port, *_ = connection.getpeername()
+                    peer = packed(host, its_port)
+            if peer is not None:
+                yield peer, connection
+
+
+def packed(host: str, port: str | int) -> Peer:
+    """Return an address in one form: Granian and the C library may write it differently."""
+    return ipaddress.ip_address(host.partition("%")[0]).packed, int(port)

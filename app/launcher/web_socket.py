@@ -1,0 +1,131 @@
+"""A WebSocket as its application has it: closed by either side, given up, or left by its client."""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from app.launcher.asgi import Message, Receive, Send
+from app.launcher.receiving import Inbox
+
+PUSHES = 1.0  # seconds for which an application may send to a WebSocket that has been closed
+
+RESTARTING = "the server restarts"
+ENDED = "the application has ended its call for this WebSocket"
+UNREAD = "the server restarts, and the client does not read"
+LEFT = "the client has left"
+# RFC 6455, section 7.4.1, and IANA's registry of WebSocket close codes
+NORMAL_CLOSURE, ABNORMAL_CLOSURE, SERVICE_RESTART = 1000, 1006, 1012
+
+
+class GoneError(ConnectionAbortedError):
+    """Nobody gets what an application sends to a WebSocket (ASGI, "Disconnected Client - send exception")."""
+
+
+class WebSocket:
+    """A WebSocket that is closed by the server process, if it has to be, while the application waits for a message."""
+
+    def __init__(self, scope: Message, receive: Receive, send: Send, is_restarting: Callable[[], bool]) -> None:
+        """Do nothing yet; `is_restarting` says whether it is to be closed as soon as it is accepted."""
+        self._is_restarting = is_restarting
+        self._inbox = Inbox(receive)
+        self._send = send
+        self._sending: set[Any] = set()  # awaitables of Granian's that its tasks wait for, which can be cancelled
+        self._given_up = ""  # why nothing is waited for any more
+        self._ends = math.inf  # when sending without an effect has to end (time.monotonic)
+        self.accepted = False
+        self.closed = False
+        self._close_sent: asyncio.Future[None] | None = None  # done when a close frame has been sent
+        self._disconnect: Message = {"type": "websocket.disconnect", "code": ABNORMAL_CLOSURE, "reason": ""}
+        self.client: tuple[str, str] | None = scope.get("client")
+
+    async def receive(self) -> Message:
+        """Return the application's next message; a disconnect once it is closed, or given up."""
+        if self._close_sent and not self._inbox.has_message:
+            return await self._closed(self._close_sent)
+        try:
+            message = await self._inbox.receive()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not self._inbox.is_over or (task is not None and task.cancelling()):  # the application was cancelled
+                raise
+            return await self._closed(self._close_sent)
+        if message["type"] == "websocket.disconnect":
+            self.closed = True
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Take a message of the application's. Raises GoneError if its client has left, or will not read it."""
+        if self._given_up or self.closed:
+            await asyncio.sleep(0)  # it may send again and again, without ever letting others go first
+            if self._given_up or time.monotonic() > self._ends:
+                raise GoneError(self._given_up or RESTARTING)
+            return  # the application does not know yet: its next `receive` says so
+        if message["type"] == "websocket.close":
+            await self._close(message, message.get("code") or NORMAL_CLOSURE, message.get("reason") or "")
+            return
+        await self._wait_to_send(message)
+        if message["type"] == "websocket.accept":
+            self.accepted = True
+            if self._is_restarting():
+                await self.close()
+
+    async def _wait_to_send(self, message: Message) -> None:
+        sending: Any = self._send(message)
+        self._sending.add(sending)
+        try:
+            await sending
+        except asyncio.CancelledError:
+            if self._given_up:  # else it is the application that was cancelled
+                raise GoneError(self._given_up) from None
+            raise
+        except RuntimeError as error:
+            if self.accepted or self.closed:
+                raise
+            raise GoneError(LEFT) from error  # Granian takes it for one that is upgraded (2.8.7)
+        finally:
+            self._sending.discard(sending)
+
+    async def close(self) -> None:
+        """Close it, as the server restarts; if the application has closed it, wait until that is done."""
+        if self._close_sent:
+            await asyncio.wait([self._close_sent])
+        elif not self.closed:
+            self._ends = time.monotonic() + PUSHES
+            message = {"type": "websocket.close", "code": SERVICE_RESTART, "reason": RESTARTING}
+            with suppress(GoneError):  # the client does not read
+                await self._close(message, SERVICE_RESTART, RESTARTING)
+
+    async def _close(self, message: Message, code: int, reason: str) -> None:
+        """Send a close. Granian does so when nobody waits for a message any more (2.8.7), so that ends first."""
+        self.closed = True
+        self._disconnect = {"type": "websocket.disconnect", "code": code, "reason": reason}
+        self._inbox.cancel()
+        close_sent: asyncio.Future[None] | None = None
+        with suppress(RuntimeError):  # inline, before its first message: there is no loop, and nobody waits
+            self._close_sent = close_sent = asyncio.get_running_loop().create_future()
+        try:
+            await self._wait_to_send(message)
+        finally:
+            if close_sent is not None:
+                close_sent.set_result(None)
+
+    def stop_receiving(self) -> None:
+        """Let the application wait for no message of this client any more: it is told of a disconnect."""
+        self._inbox.cancel()
+
+    def give_up(self, why: str) -> None:
+        """Let the application wait for this client no longer: neither for its messages, nor to send it any."""
+        self._given_up = why
+        self._inbox.cancel()
+        for each in list(self._sending):
+            with suppress(AttributeError):  # it is there already
+                each.cancel()
+
+    async def _closed(self, close_sent: asyncio.Future[None] | None) -> Message:
+        """Return the application's disconnect after the frame: Granian closes without one when the application ends."""
+        if close_sent is not None:
+            await asyncio.wait([close_sent])
+        return self._disconnect
