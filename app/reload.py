@@ -15,7 +15,7 @@ from app.settings import certificate
 from app.settings.application import ApplicationSettings
 from app.settings.certificate import Pair
 from app.settings.config import Configuration, Listener, PairFiles
-from app.settings.errors import ConfigurationError, shown
+from app.settings.errors import ConfigurationError, cut
 
 
 def reload(read: Callable[[], Configuration], served: Sequence[Endpoint], is_tried: bool) -> Reloaded:  # noqa: FBT001
@@ -55,7 +55,7 @@ def reload(read: Callable[[], Configuration], served: Sequence[Endpoint], is_tri
             run.try_pair(endpoint)
         if not endpoint.group.has_filters and not endpoint.serves_like(before):
             left.append(
-                f"listener {shown(listener.name)} needs a restart: this system has no BPF filters for SO_REUSEPORT"
+                f"listener {cut(listener.name)} needs a restart: this system has no BPF filters for SO_REUSEPORT"
             )
             endpoint = before
         endpoints.append(endpoint)
@@ -67,26 +67,20 @@ def _kept(configuration: Configuration, by_name: Mapping[str, Endpoint]) -> tupl
     kept, left = [], []
     for listener in configuration.listeners:
         if listener.name not in by_name:
-            left.append(f"listener {shown(listener.name)} is new; it needs a restart")
+            left.append(f"listener {cut(listener.name)} is new; it needs a restart")
             continue
         before = by_name[listener.name].listener
         if listener.port != before.port:
             setting = f"{listener.port_setting}={listener.port}"
-            left.append(
-                f"listener {shown(listener.name)} is served on port {before.port} on; {setting} needs a restart"
-            )
+            left.append(f"listener {cut(listener.name)} is served on port {before.port} on; {setting} needs a restart")
         if listener.metrics != before.metrics:
             wanted, now = (
                 f"on port {at.port} of {at.host}" if at else "off" for at in (listener.metrics, before.metrics)
             )
-            left.append(
-                f"listener {shown(listener.name)}: its metrics are {now}; to have them {wanted} needs a restart"
-            )
+            left.append(f"listener {cut(listener.name)}: its metrics are {now}; to have them {wanted} needs a restart")
         kept.append(replace(listener, port=before.port, port_setting=before.port_setting, metrics=before.metrics))
     names = {each.name for each in configuration.listeners}
-    left += [
-        f"listener {shown(each)} is gone; it is served on until a restart" for each in by_name if each not in names
-    ]
+    left += [f"listener {cut(each)} is gone; it is served on until a restart" for each in by_name if each not in names]
     return kept, left
 
 
@@ -98,7 +92,7 @@ def _pair(listener: Listener, before: Endpoint) -> Pair | None:
         return None
     if not isinstance(listener.tls, PairFiles):
         raise ConfigurationError(
-            f"listener {shown(listener.name)}: there is no pair, and one is made at a start alone; put it back, or restart"
+            f"listener {cut(listener.name)}: there is no pair, and one is made at a start alone; put it back, or restart"
         )
     pair = certificate.load(listener.tls)
     if pair.expired:

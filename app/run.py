@@ -37,7 +37,7 @@ from app.service import catalogue
 from app.settings import certificate, config
 from app.settings.application import ApplicationSettings
 from app.settings.config import Configuration, Listener, PairFiles
-from app.settings.errors import ConfigurationError, shown
+from app.settings.errors import ConfigurationError, cut, shown
 from app.settings.tables import Server
 
 
@@ -207,7 +207,7 @@ def try_pair(endpoint: Endpoint) -> None:
     try:
         reason = granian_server.why_rejected(endpoint)
     except OSError as error:
-        raise loading.not_tried(f"listener {shown(endpoint.listener.name)}: its pair", error) from error
+        raise loading.not_tried(f"listener {cut(endpoint.listener.name)}: its pair", error) from error
     if reason:
         raise ConfigurationError(reason)
 

@@ -11,7 +11,7 @@ from app.launcher.log import error
 from app.launcher.output import Output
 from app.settings.certificate import Pair
 from app.settings.config import Listener, PairFiles, needs_client_certificate, reachable
-from app.settings.errors import PEM, cut, shown
+from app.settings.errors import cut, shown
 from app.settings.tables import Server
 
 _out = Output(1)
@@ -22,13 +22,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, and exit."""
-        error(f"configuration: {_shown_words(message)}; see {self.prog} --help")
+        error(f"configuration: {shown(message)}; see {self.prog} --help")
         sys.exit(MISCONFIGURED)
-
-
-def _shown_words(message: str) -> str:
-    """Hide what may be a key of the user's; not the argument that it is of, unless PEM has spaces of its own."""
-    return shown(message) if any(each in message for each in PEM) else cut(" ".join(map(shown, message.split(" "))))
 
 
 def say(line: str) -> None:

@@ -17,7 +17,7 @@ LOOK = 5  # seconds between looks at whether a descriptor is free: each wakes an
 STARVED = 3  # seconds without a free descriptor that no worker recovers from; a burst of clients is over before
 WORKER_DESCRIPTORS = 48
 """Open files of a worker besides its connections; tests/launcher/test_descriptors.py counts them."""
-WORKER_THREADS = 7  # Granian's, Tokio's and ours
+WORKER_THREADS = 8  # Granian's, Tokio's and ours
 LAUNCHER_DESCRIPTORS = 48
 """Open files of the launcher and of a server process besides their listening sockets."""
 CLOSED_BY_FORK = 2  # of the four ends of pipes that multiprocessing opens for a process

@@ -7,12 +7,12 @@ import signal
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
 
 from app.launcher.asgi import Application, Message, Receive, Send
+from app.launcher.connections import INTERVAL, connections_to, packed
 from app.launcher.lifespan import Lifespan
 from app.launcher.log import warn
-from app.launcher.receiving import Inbox
+from app.launcher.web_socket import ENDED, LEFT, UNREAD, GoneError, WebSocket
 
 # Real-time signals: SIGUSR1 and SIGUSR2 are what an application would take (faulthandler.register).
 CLOSE_NOTICE = signal.SIGRTMIN + 5
@@ -21,18 +21,8 @@ DRAIN = signal.SIGRTMIN + 6
 """To a server process, which passes it on to its workers: accept no more, finish what was received, end."""
 CLOSE_FRAMES = 0.5  # seconds for the close frames of all WebSockets
 REMINDER = 60.0  # seconds between lines about too many of them
-PUSHES = 1.0  # seconds for which an application may send to a WebSocket that has been closed
 
 CLOSE = (b"connection", b"close")
-RESTARTING = "the server restarts"
-ENDED = "the application has ended its call for this WebSocket"
-UNREAD = "the server restarts, and the client does not read"
-LEFT = "the client has left"
-NORMAL_CLOSURE, SERVICE_RESTART = 1000, 1012  # RFC 6455, section 7.4.2, and IANA's registry of WebSocket close codes
-
-
-class GoneError(ConnectionAbortedError):
-    """Nobody gets what an application sends to a WebSocket (ASGI, "Disconnected Client - send exception")."""
 
 
 class Draining:
@@ -46,7 +36,7 @@ class Draining:
         self.notice = mmap.mmap(-1, 1)  # shared with the workers: a signal to all would end what they have executed
         self.on_started: Callable[[], None] = lambda: None  # of a worker: its startup is over
         self.restarting = False
-        self.web_sockets: set[_WebSocket] = set()
+        self.web_sockets: set[WebSocket] = set()
         self.most_web_sockets = math.inf
         self._next_line = 0.0  # when it may be reported again that there are so many (time.monotonic)
         self._lifespan: Lifespan | None = None
@@ -64,8 +54,11 @@ class Draining:
         self.restarting = True
         if self._lifespan is not None:
             self._lifespan.keep_state()
-        # A copy: inline, another thread may add one meanwhile.
-        closing = {asyncio.ensure_future(each.close()): each for each in list(self.web_sockets) if each.accepted}
+        ones = list(self.web_sockets)  # a copy: inline, another thread may add one meanwhile
+        for each in ones:
+            if not each.accepted:  # Granian would wait for ever, if the client has left (2.8.7)
+                each.stop_receiving()
+        closing = {asyncio.ensure_future(each.close()): each for each in ones if each.accepted}
         if closing:
             _, unread = await asyncio.wait(closing, timeout=CLOSE_FRAMES)
             # What waits for a client that reads nothing would abort the worker when Granian's runtime ends (2.8.7).
@@ -89,7 +82,7 @@ class Draining:
         if len(self.web_sockets) >= self.most_web_sockets:
             await self._refuse(receive, send)
             return
-        one = _WebSocket(self, receive, send)
+        one = WebSocket(scope, receive, send, lambda: self.restarting)
         self.web_sockets.add(one)
         try:
             await self.application(scope, one.receive, one.send)
@@ -98,6 +91,25 @@ class Draining:
         finally:
             one.give_up(ENDED)  # tasks that it has left may send still
             self.web_sockets.discard(one)
+
+    def watch_for_ever(self, port: int, loop: asyncio.AbstractEventLoop) -> None:
+        """Look again and again which clients of WebSockets have left; for a thread of the worker.
+
+        Granian says so to who receives alone, and takes what is sent to one that has left (docs/upstream.md, t).
+        """
+        while True:
+            time.sleep(INTERVAL)
+            with suppress(OSError, RuntimeError):  # no descriptor is free, or the loop has ended
+                self.give_up_who_has_left(port, loop)
+
+    def give_up_who_has_left(self, port: int, loop: asyncio.AbstractEventLoop) -> None:
+        """Give up the WebSockets whose client has reset its connection to `port`. Raises OSError, RuntimeError."""
+        open_ones = [(packed(*each.client), each) for each in list(self.web_sockets) if each.client]
+        if open_ones:
+            there = {peer for peer, _ in connections_to(port)}
+            for peer, each in open_ones:
+                if peer not in there:
+                    loop.call_soon_threadsafe(each.give_up, LEFT)
 
     async def _refuse(self, receive: Receive, send: Send) -> None:
         """Respond with 503 (RFC 9110, section 15.6.4): Granian's backpressure does not count WebSockets (2.8.7)."""
@@ -111,100 +123,6 @@ class Draining:
         with suppress(RuntimeError):  # the client has left
             await send({"type": "websocket.http.response.start", "status": 503, "headers": [CLOSE]})
             await send({"type": "websocket.http.response.body", "body": b"too many WebSockets\n"})
-
-
-class _WebSocket:
-    """A WebSocket that is closed by the server process, if it has to be, while the application waits for a message."""
-
-    def __init__(self, worker: Draining, receive: Receive, send: Send) -> None:
-        self.worker = worker
-        self._inbox = Inbox(receive)
-        self._send = send
-        self._sending: set[Any] = set()  # awaitables of Granian's that its tasks wait for, which can be cancelled
-        self._given_up = ""  # why nothing is waited for any more
-        self._ends = math.inf  # when sending without an effect has to end (time.monotonic)
-        self.accepted = False
-        self.closed = False
-        self._close_sent: asyncio.Future[None] | None = None  # done when a close frame has been sent
-        self._disconnect: Message = {}  # what the application receives from then on
-
-    async def receive(self) -> Message:
-        if self._close_sent and not self._inbox.has_message:
-            return await self._closed(self._close_sent)
-        try:
-            message = await self._inbox.receive()
-        except asyncio.CancelledError:
-            if (close_sent := self._close_sent) is None:  # it is the application that was cancelled
-                raise
-            return await self._closed(close_sent)
-        if message["type"] == "websocket.disconnect":
-            self.closed = True
-        return message
-
-    async def send(self, message: Message) -> None:
-        if self._given_up or self.closed:
-            await asyncio.sleep(0)  # it may send again and again, without ever letting others go first
-            if self._given_up or time.monotonic() > self._ends:
-                raise GoneError(self._given_up or RESTARTING)
-            return  # the application does not know yet: its next `receive` says so
-        if message["type"] == "websocket.close":
-            await self._close(message, message.get("code") or NORMAL_CLOSURE, message.get("reason") or "")
-            return
-        if self.accepted:
-            if self._inbox.has_disconnect:  # Granian would take what is sent, and keep it
-                raise GoneError(LEFT)
-            self._inbox.ask()
-        await self._wait_to_send(message)
-        if message["type"] == "websocket.accept":
-            self.accepted = True
-            if self.worker.restarting:
-                await self.close()
-
-    async def _wait_to_send(self, message: Message) -> None:
-        sending: Any = self._send(message)
-        self._sending.add(sending)
-        try:
-            await sending
-        except asyncio.CancelledError:
-            if self._given_up:  # else it is the application that was cancelled
-                raise GoneError(self._given_up) from None
-            raise
-        finally:
-            self._sending.discard(sending)
-
-    async def close(self) -> None:
-        """Close it, as the server restarts; if the application has closed it, wait until that is done."""
-        if self._close_sent:
-            await asyncio.wait([self._close_sent])
-        elif not self.closed:
-            self._ends = time.monotonic() + PUSHES
-            message = {"type": "websocket.close", "code": SERVICE_RESTART, "reason": RESTARTING}
-            with suppress(GoneError):  # the client does not read
-                await self._close(message, SERVICE_RESTART, RESTARTING)
-
-    async def _close(self, message: Message, code: int, reason: str) -> None:
-        """Send a close. Granian does so when nobody waits for a message any more (2.8.7), so that ends first."""
-        self.closed = True
-        self._close_sent = asyncio.get_running_loop().create_future()
-        self._disconnect = {"type": "websocket.disconnect", "code": code, "reason": reason}
-        self._inbox.cancel()
-        try:
-            await self._wait_to_send(message)
-        finally:
-            self._close_sent.set_result(None)
-
-    def give_up(self, why: str) -> None:
-        """Let the application wait for this client no longer: neither for its messages, nor to send it any."""
-        self._given_up = why
-        self._inbox.cancel()
-        for each in list(self._sending):
-            with suppress(AttributeError):  # it is there already
-                each.cancel()
-
-    async def _closed(self, close_sent: asyncio.Future[None]) -> Message:
-        """Return the application's disconnect after the frame: Granian closes without one when the application ends."""
-        await asyncio.wait([close_sent])
-        return self._disconnect
 
 
 def _with_close(send: Send) -> Send:

@@ -1,5 +1,6 @@
 """What runs in a server process: Granian, on sockets that the launcher has bound."""
 
+import asyncio
 import multiprocessing.util
 import os
 import signal
@@ -66,6 +67,11 @@ def serve(endpoint: Endpoint) -> None:
     def started() -> None:
         die_with(parent)  # again: the kernel forgets it if the application changes the process's user (prctl(2))
         server.note_start()
+        if listener.websockets:
+            watch = threading.Thread(
+                target=draining.watch_for_ever, args=(listener.port, asyncio.get_running_loop()), daemon=True
+            )
+            watch.start()
 
     def load_application() -> Application:
         if os.getpid() != parent:

@@ -18,14 +18,14 @@ class Inbox:
         self._receive = receive
         self._turn = asyncio.Lock()  # an application may wait in several tasks
         self._next: asyncio.Future[Message] | None = None
-        self._is_over = False
+        self.is_over = False
 
     async def receive(self) -> Message:
         """Return the next message. Raises CancelledError after `cancel`."""
         async with self._turn:
-            if not self.ask():
+            if not self._ask():
                 return await self._receive()
-            if (message := self._next) is None or (self._is_over and not message.done()):
+            if (message := self._next) is None or (self.is_over and not message.done()):
                 raise asyncio.CancelledError
             try:
                 received = await asyncio.shield(message)
@@ -39,8 +39,8 @@ class Inbox:
             self._next = None
             return received
 
-    def ask(self) -> bool:
-        """Ask for the next message, though nobody waits for it yet; return whether that can be done here.
+    def _ask(self) -> bool:
+        """Ask for the next message; return whether that can be done here.
 
         An application that runs inline may wait where there is no event loop; nothing can cancel it there.
         """
@@ -48,15 +48,9 @@ class Inbox:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             return False
-        if self._next is None and not self._is_over:
+        if self._next is None and not self.is_over:
             self._next = asyncio.ensure_future(self._receive(), loop=loop)
         return True
-
-    @property
-    def has_disconnect(self) -> bool:
-        """Whether the client has left, and the application has not received that yet."""
-        each = self._next if self.has_message else None
-        return each is not None and each.exception() is None and each.result()["type"] == "websocket.disconnect"
 
     @property
     def has_message(self) -> bool:
@@ -65,7 +59,7 @@ class Inbox:
 
     def cancel(self) -> None:
         """Ask for nothing any more, and end every call of `receive` that has no message."""
-        self._is_over = True
+        self.is_over = True
         if self._next is not None:
             self._next.cancel()  # nothing, if it has come
 

@@ -6,10 +6,7 @@ has come or gone for as long as a client of HTTP/2 may take to acknowledge a pin
 has closed it before, so it is one that has never brought any.
 """
 
-import errno
 import fcntl
-import ipaddress
-import os
 import socket
 import sys
 import termios
@@ -19,12 +16,10 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from app.launcher.asgi import Application, Message, Receive, Send
+from app.launcher.connections import INTERVAL, Peer, connections_to, packed
 
-INTERVAL = 5.0  # seconds between looks
-SLICE, PAUSE = 100, 0.01  # connections that are looked at without letting requests go first, and the seconds for these
 LAST_DATA_SENT, LAST_DATA_RECEIVED = slice(44, 48), slice(52, 56)  # of struct tcp_info (linux/tcp.h), milliseconds ago
 
-Peer = tuple[bytes, int]
 Client = tuple[str, str | int]
 UnderWay = Callable[[], object | None]
 """Returns a request's coroutine, or None once it has ended."""
@@ -62,46 +57,24 @@ class Silence:
                 self.close()
 
     def close(self) -> None:
-        """Close the connections that are silent now, and forget the clients that have gone."""
-        requests = {_packed(*client): (client, request) for client, request in self.requests.copy().items()}
+        """Close the connections that are silent now, and forget the clients that have gone. Raises OSError."""
+        requests = {packed(*client): (client, request) for client, request in self.requests.copy().items()}
         under_way = {peer for peer, (_, request) in requests.items() if request() is not None}
         seen: set[Peer] = set()
-        for index, name in enumerate(os.listdir("/proc/self/fd")):  # noqa: PTH208 - thousands, and no use for a Path
-            if index % SLICE == SLICE - 1:
-                time.sleep(PAUSE)
-            try:
-                copy = os.dup(int(name))  # it stays the same connection, whoever closes the descriptor
-            except OSError as error:
-                if error.errno == errno.EBADF:  # it has gone
-                    continue
-                return  # no descriptor is free: whoever is not seen may be there
-            try:
-                connection = socket.socket(fileno=copy)
-            except OSError:  # it is no socket
-                os.close(copy)
-                continue
-            with connection, suppress(OSError):  # its client has gone
-                self._look(connection, under_way, seen)
+        for peer, connection in connections_to(self.port):
+            seen.add(peer)
+            with suppress(OSError):  # its client has gone
+                if peer not in under_way and self._is_silent(connection):
+                    connection.shutdown(socket.SHUT_RDWR)
         for peer, (client, request) in requests.items():
             if peer not in seen and self.requests.get(client) is request:
                 del self.requests[client]
 
-    def _look(self, connection: socket.socket, under_way: set[Peer], seen: set[Peer]) -> None:
-        if connection.family not in (socket.AF_INET, socket.AF_INET6) or connection.getsockname()[1] != self.port:
-            return
-        host, port, *_ = connection.getpeername()
-        peer = _packed(host, port)
-        seen.add(peer)
-        if peer in under_way or any(fcntl.ioctl(connection, termios.TIOCOUTQ, b"\0" * 4)):  # a response waits: SIOCOUTQ
-            return
+    def _is_silent(self, connection: socket.socket) -> bool:
+        if any(fcntl.ioctl(connection, termios.TIOCOUTQ, b"\0" * 4)):  # a response waits: SIOCOUTQ
+            return False
         info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, LAST_DATA_RECEIVED.stop)
-        if all(
+        return all(
             int.from_bytes(info[each], sys.byteorder) > self.seconds * 1000
             for each in (LAST_DATA_SENT, LAST_DATA_RECEIVED)
-        ):
-            connection.shutdown(socket.SHUT_RDWR)
-
-
-def _packed(host: str, port: str | int) -> Peer:
-    """Return an address in one form: Granian and the C library may write it differently."""
-    return ipaddress.ip_address(host.partition("%")[0]).packed, int(port)
+        )

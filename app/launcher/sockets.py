@@ -10,7 +10,7 @@ from contextlib import suppress
 from app.launcher import filters
 from app.launcher.child import kept_sockets
 from app.settings.config import Listener
-from app.settings.errors import ConfigurationError, shown
+from app.settings.errors import ConfigurationError, cut
 from app.settings.tables import Server
 
 MORE_FILES = "raise the limit on open files (ulimit -n), or lower WORKERS"
@@ -105,7 +105,7 @@ class ReuseportGroup:
     def _not_bound(self, error: OSError) -> ConfigurationError:
         reason = f"{self.listener.port_setting}={self.listener.port} cannot be bound on {self.server.host}"
         remedy = REMEDIES.get(error.errno or 0, "choose another port or address")
-        return ConfigurationError(f"listener {shown(self.listener.name)}: {reason} ({error.strerror}); {remedy}")
+        return ConfigurationError(f"listener {cut(self.listener.name)}: {reason} ({error.strerror}); {remedy}")
 
     def spread(self, sockets: Sequence[socket.socket]) -> None:
         """Give each new connection to one of `sockets`, at random; they follow each other in `members`.

@@ -1,5 +1,6 @@
 """The event loop of a worker: uvloop's, but for two methods that Granian calls."""
 
+import _thread
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable
@@ -67,7 +68,10 @@ class WorkerLoop(uvloop.Loop):
         It would hang, or abort the worker (docs/upstream.md, F). The thread that calls is not the loop's.
         """
         if getattr(callback, "__module__", None) == GRANIANS_WORKER and not self._runs_here():
-            asyncio.run_coroutine_threadsafe(requests_done(), self).result()
+            done = _thread.allocate_lock()  # not a class of threading's, which an application may have replaced
+            done.acquire()
+            asyncio.run_coroutine_threadsafe(requests_done(), self).add_done_callback(lambda _: done.release())
+            done.acquire()
         return type(self).call_soon_threadsafe(self, callback, *args, context=context)
 
     def _runs_here(self) -> bool:

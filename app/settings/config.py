@@ -9,7 +9,7 @@ import msgspec
 
 from app.settings import tables, variables
 from app.settings.application import ApplicationSettings, main_application, of_table
-from app.settings.errors import ConfigurationError, shown
+from app.settings.errors import ConfigurationError, cut, shown
 from app.settings.files import NamedFile
 from app.settings.metrics import Metrics, addresses
 from app.settings.proxies import Network, network
@@ -124,11 +124,11 @@ def _check_listeners(path: Path, listeners: tuple[Listener, ...]) -> None:
     for index, listener in enumerate(listeners):
         for other in listeners[:index]:
             if listener.name == other.name:
-                raise ConfigurationError(f"{shown(path)}: two listeners are named {shown(listener.name)}; rename one")
+                raise ConfigurationError(f"{shown(path)}: two listeners are named {cut(listener.name)}; rename one")
             if listener.port == other.port:
                 raise ConfigurationError(
-                    f"{listener.port_setting}={listener.port}: listener {shown(listener.name)} would share it"
-                    f" with listener {shown(other.name)} ({other.port_setting}={other.port});"
+                    f"{listener.port_setting}={listener.port}: listener {cut(listener.name)} would share it"
+                    f" with listener {cut(other.name)} ({other.port_setting}={other.port});"
                     f" give each a port of its own"
                 )
 
@@ -159,7 +159,7 @@ def _host(setting: str, text: str) -> str:
 def _listener(
     table: ListenerTable, application: ApplicationSettings, path: Path, environment: Mapping[str, str]
 ) -> Listener:
-    prefix = f"listener {shown(table.name)}:"
+    prefix = f"listener {cut(table.name)}:"
     port = variables.integer(environment, table.port_variable, 1, 65535)
     if table.protocol == "h2c" and table.tls:
         raise ConfigurationError(

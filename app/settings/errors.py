@@ -11,6 +11,8 @@ DER = re.compile(r"M[A-P][\w+/-]{39}", re.ASCII)
 """DER in base64, a sequence (X.690); the path of a file may look so, too."""
 HEXADECIMAL = re.compile("[0-9a-f]{65,}"), re.compile("[0-9A-F]{65,}")
 """What may be DER, too, if it is no number."""
+WORDS = re.compile(r"[^\s`'\"]+")
+HIDDEN = "(not shown, as it may be a key)"
 RUNS = re.compile(r"[\w+=-]{32,}", re.ASCII)
 """What may be base64, if it has capitals, small letters and digits."""
 
@@ -42,7 +44,11 @@ def shown(value: object) -> str:
     Paths are shown: they are of files that are there.
     """
     text = str(value)
-    return cut(text) if isinstance(value, Path) or not _may_be_key(text) else "(not shown, as it may be a key)"
+    if isinstance(value, Path):
+        return cut(text)
+    if "\n" in text or any(each in text for each in PEM):
+        return HIDDEN if _may_be_key(text) else cut(text)
+    return cut(WORDS.sub(lambda word: HIDDEN if _may_be_key(word[0]) else word[0], text))
 
 
 def _may_be_key(text: str) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from app.settings import variables
-from app.settings.errors import ConfigurationError, shown
+from app.settings.errors import ConfigurationError, cut, shown
 from app.settings.tables import MetricsTable
 
 PORT, HOST = "METRICS_PORT", "METRICS_HOST"
@@ -57,7 +57,7 @@ def addresses(
         if port in taken:
             other, its = taken[port]
             raise ConfigurationError(
-                f"{setting}: the metrics of listener {shown(name)} would have port {port}, which is that of listener"
+                f"{setting}: the metrics of listener {cut(name)} would have port {port}, which is that of listener"
                 f" {shown(other)} ({its}); choose another from which {len(listeners)} ports are free"
             )
         found.append(Metrics(host, host_setting, port, setting))

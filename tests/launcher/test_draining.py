@@ -48,6 +48,9 @@ class Unclosed:
         self.all.add(object())
         return False
 
+    def stop_receiving(self) -> None:
+        """It waits for nothing."""
+
 
 def test_a_web_socket_that_comes_in_another_thread_does_not_hinder_the_close_of_others() -> None:
     draining = responding()

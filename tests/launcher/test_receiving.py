@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import websockets
 from app.launcher.asgi import Message
 from app.launcher.receiving import Inbox
 from tests.support.configuration import SERVER_TOML, configured, with_web_sockets
+from tests.support.http1 import WEBSOCKET_UPGRADE
 from tests.support.processes import ROOT, wait_until
 from tests.support.service import Launch, Service
 from tests.support.web_sockets import WebSocket
@@ -42,6 +44,13 @@ async def app(scope, receive, send):
                 await asyncio.sleep(0.02)
         finally:
             note("it has left")
+    elif scope["type"] == "websocket" and scope["path"] == "/refuses":
+        await send({"type": "websocket.close"})
+        note("refused")
+    elif scope["type"] == "websocket" and scope["path"] == "/receives-first":
+        await receive()
+        note("waits")
+        note("read {type} {code}".format(**await receive()))
     elif scope["type"] == "websocket" and scope["path"] == "/closes":
         await receive()
         await send({"type": "websocket.accept"})
@@ -53,6 +62,9 @@ async def app(scope, receive, send):
     elif scope["type"] == "websocket" and scope["path"] == "/reads-late":
         await receive()
         await send({"type": "websocket.accept"})
+        reading = asyncio.ensure_future(receive())
+        await asyncio.sleep(0)
+        reading.cancel()
         await send({"type": "websocket.send", "text": "hello"})
         await asyncio.sleep(1)
         note("read " + (await receive())["text"])
@@ -129,6 +141,7 @@ def test_an_application_that_only_sends_learns_that_a_client_has_left(
 ) -> None:
     service = start()
     with WebSocket(f"ws://127.0.0.1:{service.port}/sends") as client:
+        client.send("nobody receives this")
         assert client.recv() == "x" * 1000
     wait_for_note(tmp_path, "it has left")
     service.stop()
@@ -147,6 +160,37 @@ def test_an_application_may_close_while_another_of_its_tasks_receives(
         assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (4001, "enough")
         wait_for_note(tmp_path, "read websocket.disconnect 4001")
     service.signal(signal.SIGKILL)  # the application sleeps on
+
+
+@pytest.mark.parametrize("runs", ["loop", "inline"])
+def test_an_application_may_refuse_without_receiving(start: Callable[..., Service], tmp_path: Path, runs: str) -> None:
+    service = start(APPLICATION_RUNS=runs)
+    with pytest.raises(websockets.InvalidStatus) as refused:
+        WebSocket(f"ws://127.0.0.1:{service.port}/refuses")
+    assert refused.value.response.status_code == 403
+    wait_for_note(tmp_path, "refused")
+    service.stop()
+    assert "Traceback" not in service.errors.read_text()
+
+
+@pytest.mark.parametrize("ends", ["the client leaves", "the service stops"])
+def test_an_application_that_receives_before_it_accepts_is_told_of_the_end(
+    start: Callable[..., Service], tmp_path: Path, ends: str
+) -> None:
+    """Granian's awaitable would never end then (2.8.7)."""
+    service = start()
+    handshake = b"".join(f"{name}: {value}\r\n".encode() for name, value in WEBSOCKET_UPGRADE.items())
+    with socket.create_connection(("127.0.0.1", service.port), timeout=30) as client:
+        client.sendall(b"GET /receives-first HTTP/1.1\r\nhost: a\r\n" + handshake + b"\r\n")
+        wait_for_note(tmp_path, "waits")
+        if ends == "the service stops":
+            service.stop()
+        else:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    wait_for_note(tmp_path, "read websocket.disconnect 1006")
+    if service.process.poll() is None:
+        service.stop()
+    assert "is killed" not in service.errors.read_text()
 
 
 def test_a_message_that_came_before_a_drain_is_received_in_it(start: Callable[..., Service], tmp_path: Path) -> None:
@@ -230,14 +274,15 @@ def test_an_error_of_granians_is_raised_once() -> None:
     async def call() -> None:
         granians = Granians()
         inbox = Inbox(granians.receive)
-        inbox.ask()
+        waiting = asyncio.ensure_future(inbox.receive())
+        await asyncio.sleep(0)
         granians.asked[0].set_exception(RuntimeError("no"))
         with pytest.raises(RuntimeError, match="no"):
-            await inbox.receive()
-        inbox.ask()
-        granians.come("websocket.disconnect")
-        assert inbox.has_disconnect
-        assert (await inbox.receive())["type"] == "websocket.disconnect"
+            await waiting
+        waiting = asyncio.ensure_future(inbox.receive())
+        await asyncio.sleep(0)
+        granians.come("two")
+        assert (await waiting)["type"] == "two"
 
     asyncio.run(call())
 
@@ -246,7 +291,10 @@ def test_a_message_that_has_come_is_there_though_it_is_over() -> None:
     async def call() -> None:
         granians = Granians()
         inbox = Inbox(granians.receive)
-        inbox.ask()
+        waiting = asyncio.ensure_future(inbox.receive())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait([waiting])
         granians.come("one")
         inbox.cancel()
         assert inbox.has_message

@@ -16,8 +16,9 @@ import httpx
 import pytest
 
 from app.launcher import silence as silence_module
+from app.launcher.connections import SLICE
 from app.launcher.descriptors import open_descriptors
-from app.launcher.silence import SLICE, Silence
+from app.launcher.silence import Silence
 from tests.support.certificates import handshake
 from tests.support.configuration import SERVER_TOML, configured
 from tests.support.http1 import read_to_end
