@@ -210,6 +210,21 @@ def test_a_stop_ends_an_import(modules: Path) -> None:
         child.kill()
 
 
+def test_a_trial_that_is_asked_to_stop_says_so() -> None:
+    def stop() -> None:
+        raise Stopped
+
+    def said() -> str:
+        try:
+            return "" if trial.exitcode() is None else "tried"
+        except ConfigurationError as error:
+            return str(error)
+
+    with closing(Trial(stop, 60)) as trial:
+        wait_until(lambda: said() != "", "its end")
+        assert said() == "a signal asked the process that tries it to stop; try it again"
+
+
 @pytest.mark.parametrize("ending", ["raise ValueError", "os._exit(5)", "os.kill(os.getpid(), signal.SIGKILL)"])
 def test_an_import_that_a_stop_has_broken_is_no_fault_of_the_application(modules: Path, ending: str) -> None:
     """A service manager may signal every process, those that an import waits for, too."""

@@ -202,6 +202,16 @@ def test_a_key_among_the_arguments_is_not_shown() -> None:
     assert ended.stderr == "configuration: (not shown, as it may be a key); see python -m app --help\n"
 
 
+def test_names_are_shown_though_they_look_like_a_key(tmp_path: Path) -> None:
+    """A word alone is hidden, and not what is said about it."""
+    name = "Shop-Frontend-TLS-eu-central-1-production"
+    text = SERVER_TOML.replace('name = "json-tls"', f'name = "{name}"').replace('name = "json"', f'name = "{name}"')
+    assert f"two listeners are named {name}" in rejected(configured(tmp_path, text))
+    assert (
+        shown(f"unrecognized arguments: --config={name}") == "unrecognized arguments: (not shown, as it may be a key)"
+    )
+
+
 def test_what_is_no_key_is_shown() -> None:
     for value in (
         "main",
