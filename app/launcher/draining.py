@@ -12,7 +12,7 @@ from app.launcher.asgi import Application, Message, Receive, Send
 from app.launcher.connections import INTERVAL, connections_to, packed
 from app.launcher.lifespan import Lifespan
 from app.launcher.log import warn
-from app.launcher.web_socket import ENDED, LEFT, UNREAD, GoneError, WebSocket
+from app.launcher.web_socket import ENDED, UNREAD, GoneError, WebSocket
 
 # Real-time signals: SIGUSR1 and SIGUSR2 are what an application would take (faulthandler.register).
 CLOSE_NOTICE = signal.SIGRTMIN + 5
@@ -37,6 +37,7 @@ class Draining:
         self.on_started: Callable[[], None] = lambda: None  # of a worker: its startup is over
         self.restarting = False
         self.web_sockets: set[WebSocket] = set()
+        self._newest: dict[tuple[str, str], WebSocket] = {}  # by client, whose address others may have had before
         self.most_web_sockets = math.inf
         self._next_line = 0.0  # when it may be reported again that there are so many (time.monotonic)
         self._lifespan: Lifespan | None = None
@@ -84,6 +85,10 @@ class Draining:
             return
         one = WebSocket(scope, receive, send, lambda: self.restarting)
         self.web_sockets.add(one)
+        if one.client is not None:
+            if (former := self._newest.get(one.client)) is not None:  # whose client has left, and comes from its port
+                former.leave()
+            self._newest[one.client] = one
         try:
             await self.application(scope, one.receive, one.send)
         except* GoneError:  # of its tasks, too: one that does not expect it ends as it should
@@ -91,6 +96,8 @@ class Draining:
         finally:
             one.give_up(ENDED)  # tasks that it has left may send still
             self.web_sockets.discard(one)
+            if one.client is not None and self._newest.get(one.client) is one:
+                del self._newest[one.client]
 
     def watch_for_ever(self, port: int, loop: asyncio.AbstractEventLoop) -> None:
         """Look again and again which clients of WebSockets have left; for a thread of the worker.
@@ -109,7 +116,7 @@ class Draining:
             there = {peer for peer, _ in connections_to(port)}
             for peer, each in open_ones:
                 if peer not in there:
-                    loop.call_soon_threadsafe(each.give_up, LEFT)
+                    loop.call_soon_threadsafe(each.leave)
 
     async def _refuse(self, receive: Receive, send: Send) -> None:
         """Respond with 503 (RFC 9110, section 15.6.4): Granian's backpressure does not count WebSockets (2.8.7)."""

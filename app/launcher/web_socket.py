@@ -10,6 +10,7 @@ from typing import Any
 from app.launcher.asgi import Message, Receive, Send
 from app.launcher.receiving import Inbox
 
+TURN = 64  # messages that are sent without letting others go first
 PUSHES = 1.0  # seconds for which an application may send to a WebSocket that has been closed
 
 RESTARTING = "the server restarts"
@@ -33,6 +34,7 @@ class WebSocket:
         self._inbox = Inbox(receive)
         self._send = send
         self._sending: set[Any] = set()  # awaitables of Granian's that its tasks wait for, which can be cancelled
+        self._sends = 0
         self._given_up = ""  # why nothing is waited for any more
         self._ends = math.inf  # when sending without an effect has to end (time.monotonic)
         self.accepted = False
@@ -73,6 +75,9 @@ class WebSocket:
                 await self.close()
 
     async def _wait_to_send(self, message: Message) -> None:
+        self._sends += 1
+        if self._sends % TURN == 0:  # Granian's need not wait, if the client has left: others would never have a turn
+            await asyncio.sleep(0)
         sending: Any = self._send(message)
         self._sending.add(sending)
         try:
@@ -118,8 +123,17 @@ class WebSocket:
 
     def give_up(self, why: str) -> None:
         """Let the application wait for this client no longer: neither for its messages, nor to send it any."""
-        self._given_up = why
         self._inbox.cancel()
+        self._stop_sending(why)
+
+    def leave(self) -> None:
+        """Let the application send nothing to a client that has left; it may receive what that has sent before."""
+        if not self.accepted:  # Granian would not tell it (2.8.7)
+            self._inbox.cancel()
+        self._stop_sending(LEFT)
+
+    def _stop_sending(self, why: str) -> None:
+        self._given_up = why
         for each in list(self._sending):
             with suppress(AttributeError):  # it is there already
                 each.cancel()

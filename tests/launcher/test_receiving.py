@@ -44,6 +44,21 @@ async def app(scope, receive, send):
                 await asyncio.sleep(0.02)
         finally:
             note("it has left")
+    elif scope["type"] == "websocket" and scope["path"] == "/reads-slowly":
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (message := await receive())["type"] == "websocket.receive":
+            if message["text"] == "0":
+                await send({"type": "websocket.send", "text": "it is read"})
+            await asyncio.sleep(0.7)
+        note("read " + str(message["code"]))
+    elif scope["type"] == "websocket" and scope["path"] == "/floods":
+        await receive()
+        await send({"type": "websocket.accept"})
+        reading = asyncio.ensure_future(receive())
+        while not reading.done():
+            await send({"type": "websocket.send", "text": "x" * 100})
+        note("reading is done")
     elif scope["type"] == "websocket" and scope["path"] == "/refuses":
         await send({"type": "websocket.close"})
         note("refused")
@@ -191,6 +206,56 @@ def test_an_application_that_receives_before_it_accepts_is_told_of_the_end(
     if service.process.poll() is None:
         service.stop()
     assert "is killed" not in service.errors.read_text()
+
+
+def reset(client: WebSocket) -> None:
+    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.socket.close()
+
+
+def test_what_a_client_has_sent_before_it_left_is_received(start: Callable[..., Service], tmp_path: Path) -> None:
+    """However long the application takes: its close frame comes last."""
+    service = start()
+    client = WebSocket(f"ws://127.0.0.1:{service.port}/reads-slowly")
+    for number in range(10):
+        client.send(str(number))
+    client.protocol.send_close(4000)
+    for data in client.protocol.data_to_send():
+        client.socket.sendall(data)
+    assert client.socket.recv(1, socket.MSG_PEEK)
+    client.socket.close()  # with that unread: a reset
+    wait_for_note(tmp_path, "read 4000")
+    service.stop()
+
+
+def test_an_application_that_sends_without_a_pause_is_told_that_its_client_has_left(
+    start: Callable[..., Service], tmp_path: Path
+) -> None:
+    service = start()
+    client = WebSocket(f"ws://127.0.0.1:{service.port}/floods")
+    assert client.recv() == "x" * 100
+    reset(client)
+    wait_for_note(tmp_path, "reading is done")
+    assert httpx.get(f"{service.url}/close", trust_env=False).text == "bye"
+    service.stop()
+
+
+def test_a_client_that_comes_from_the_port_of_one_that_has_left_takes_its_place(
+    start: Callable[..., Service], tmp_path: Path
+) -> None:
+    service = start()
+    first = WebSocket(f"ws://127.0.0.1:{service.port}/sends")
+    port = first.socket.getsockname()[1]
+    reset(first)
+    handshake = b"".join(f"{name}: {value}\r\n".encode() for name, value in WEBSOCKET_UPGRADE.items())
+    with socket.socket() as second:
+        second.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        second.bind(("127.0.0.1", port))
+        second.connect(("127.0.0.1", service.port))
+        second.sendall(b"GET /sends HTTP/1.1\r\nhost: a\r\n" + handshake + b"\r\n")
+        wait_for_note(tmp_path, "it has left")
+        assert second.recv(4096)
+    service.stop()
 
 
 def test_a_message_that_came_before_a_drain_is_received_in_it(start: Callable[..., Service], tmp_path: Path) -> None:
