@@ -6,7 +6,7 @@ from typing import NoReturn
 
 from app.launcher.asgi import Application, Message, Receive, Send
 from app.launcher.child import STARTUP_FAILED, end_process
-from app.launcher.log import error, keep_loggers, warn
+from app.launcher.log import error, warn
 from app.settings.errors import described
 
 
@@ -88,7 +88,6 @@ class Lifespan:
             self._started()
 
     def _started(self) -> None:
-        keep_loggers()
         self.on_started()
 
     def _report(self, raised: BaseException) -> None:

@@ -67,15 +67,12 @@ class WorkerLoop(uvloop.Loop):
 
         It would hang, or abort the worker (docs/upstream.md, F). The thread that calls is not the loop's.
         """
-        if getattr(callback, "__module__", None) == GRANIANS_WORKER and not self._runs_here():
+        if getattr(callback, "__module__", None) == GRANIANS_WORKER:
             done = _thread.allocate_lock()  # not a class of threading's, which an application may have replaced
             done.acquire()
             asyncio.run_coroutine_threadsafe(requests_done(), self).add_done_callback(lambda _: done.release())
             done.acquire()
         return type(self).call_soon_threadsafe(self, callback, *args, context=context)
-
-    def _runs_here(self) -> bool:
-        return asyncio._get_running_loop() is self  # noqa: SLF001 - documented for libraries like this
 
     def remove_signal_handler(self, sig: int) -> bool:
         """Remove the application's handler; a signal that workers do not heed is not heeded again."""
