@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import threading
+from contextlib import suppress
 
 STOP = {signal.SIGTERM, signal.SIGINT}
 """What asks to stop; SIGHUP is added by `block` if it says that a terminal is gone."""
@@ -14,6 +15,8 @@ IGNORED = {signal.SIGPIPE, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTOU, signa
 """SIGUSR1 and SIGUSR2 are an application's to take, not the launcher's; a terminal may stop who writes in the background by SIGTTOU."""
 UNHEEDED = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP} | IGNORED - {signal.SIGPIPE}
 """Signals that a server process and its workers do not heed; SIGPIPE is Python's."""
+_received: set[int] = set()
+"""What a thread got that has it unblocked: a preloaded application, or multiprocessing's resource tracker, may do that."""
 
 
 def block() -> None:
@@ -25,9 +28,31 @@ def block() -> None:
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, not_heeded)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _receive)
     signal.pthread_sigmask(signal.SIG_BLOCK, TAKEN)
     if _ends_with_its_terminal():
         STOP.add(signal.SIGHUP)
+
+
+def _receive(number: int, _: object) -> None:
+    _received.add(number)
+
+
+def _do_not_receive() -> None:
+    """Give up, in a fork, what is the launcher's; the signals that are blocked there stay so."""
+    for number in TAKEN:
+        if signal.getsignal(number) is _receive:
+            signal.signal(number, signal.SIG_DFL)
+    _received.clear()
+    if _pipe.cache_info().currsize:
+        signal.set_wakeup_fd(-1)
+        for each in _pipe():
+            os.close(each)
+        _pipe.cache_clear()
+
+
+os.register_at_fork(after_in_child=_do_not_receive)
 
 
 def not_heeded(*_: object) -> None:
@@ -54,7 +79,8 @@ def take_over() -> None:
     An ignored SIGCHLD, for one, survives exec(2), and then no end of a child is ever noticed.
     """
     for number in TAKEN:
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(number, _receive)
+    signal.set_wakeup_fd(_pipe()[1], warn_on_full_buffer=False)
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, TAKEN)
@@ -90,7 +116,7 @@ def unblock_as_in_a_worker() -> None:
 
 def is_stop_pending() -> bool:
     """Return whether a signal asks to stop that has not been taken yet."""
-    return bool(STOP & signal.sigpending())
+    return bool(STOP & (signal.sigpending() | _received))
 
 
 def wait(seconds: float | None) -> signal.Signals | None:
@@ -101,9 +127,23 @@ def wait(seconds: float | None) -> signal.Signals | None:
     """
     poll = select.poll()
     poll.register(_descriptor(), select.POLLIN)
-    poll.poll(None if seconds is None else max(0.0, seconds) * 1000)
-    received = signal.sigtimedwait(STOP, 0) or signal.sigtimedwait(TAKEN, 0)  # however many others come
-    return None if received is None else signal.Signals(received.si_signo)
+    poll.register(_pipe()[0], select.POLLIN)
+    poll.poll(0 if _received else None if seconds is None else max(0.0, seconds) * 1000)
+    with suppress(BlockingIOError):  # nothing is in it
+        os.read(_pipe()[0], 4096)
+    for numbers in (STOP, TAKEN):  # however many others come
+        if (pending := signal.sigtimedwait(numbers, 0)) is not None:
+            return signal.Signals(pending.si_signo)
+        for number in numbers & _received:
+            _received.remove(number)
+            return signal.Signals(number)
+    return None
+
+
+@functools.cache
+def _pipe() -> tuple[int, int]:
+    """Return a pipe that is readable once another thread has got a signal (signal.set_wakeup_fd)."""
+    return os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
 
 @functools.cache

@@ -27,6 +27,17 @@ started.start()
 note(f"started {{started.pid}}")
 """
 THREAD = "import threading, time\nthreading.Thread(target=time.sleep, args=(3600,)).start()\n"
+UNBLOCKING = f"""
+import multiprocessing.resource_tracker, signal, threading, time
+{APP}
+def run():
+    if MASK is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, MASK)
+    time.sleep(3600)
+
+multiprocessing.resource_tracker.ensure_running()  # as SharedMemory and pools of processes do
+threading.Thread(target=run, daemon=True).start()
+"""
 EXECUTING = f"""
 import asyncio, multiprocessing, signal, subprocess, time
 {APP}
@@ -223,6 +234,22 @@ def test_a_process_that_an_import_starts_hinders_neither_check_nor_start_nor_sto
     service.stop()
     assert service.errors.read_text() == ""
     wait_until(lambda: not any(map(is_running, started())), "the end of what was started")
+
+
+@pytest.mark.parametrize("mask", ["None", "()"])
+def test_signals_that_a_preloaded_application_unblocks_are_the_launchers(
+    start: Callable[..., Service], mask: str
+) -> None:
+    """The resource tracker unblocks SIGTERM and SIGINT, and threads that are started after it have them unblocked."""
+    source = UNBLOCKING.replace("MASK", mask)
+    service = start(source, APPLICATION_PRELOAD="true", WORKERS="1").ready()
+    service.signal(signal.SIGHUP)
+    wait_until(lambda: "nothing that can be reloaded has changed" in service.report(), "the reload")
+    service.stop()
+    service = start(source, APPLICATION_PRELOAD="true", WORKERS="1").ready()
+    os.kill(service.server_process_of("json"), signal.SIGKILL)
+    assert service.wait(3) == 1
+    service.gone()
 
 
 @pytest.mark.parametrize("preload", ["true", "false"])
