@@ -1,5 +1,7 @@
-"""What an application sends, without what ends its worker: Granian's Rust panics at it (2.8.7; docs/upstream.md, C)."""
+"""What an application sends, without what ends or stops its worker (2.8.7; docs/upstream.md, C)."""
 
+import asyncio
+import itertools
 from collections.abc import Awaitable
 
 from app.launcher.asgi import Application, Message, Receive, Send
@@ -11,12 +13,15 @@ MOST_HEADERS = 20_000
 LONGEST_REASON = 123
 """Bytes of what a close frame says: a control frame has 125, and two are the code's (RFC 6455, section 5.5)."""
 
+TURN = 64
+"""Messages that are sent without letting others go first: once its client has left, Granian's `send` never waits."""
+
 
 class Checked:
-    """ASGI middleware that raises ValueError in the application for a status, headers or a subprotocol that cannot be sent.
+    """ASGI middleware that raises ValueError in the application for what Granian's Rust panics at.
 
-    A header that comes more than once in the refusal of a WebSocket is sent once, and a reason for its close as far as
-    there is room.
+    That is a status, headers or a subprotocol that cannot be sent. A header that comes more than once in the refusal of a
+    WebSocket is sent once, and a reason for its close as far as there is room.
     """
 
     def __init__(self, application: Application) -> None:
@@ -33,7 +38,11 @@ class Checked:
         return self.application(scope, receive, send)
 
     def _for_web_socket(self, send: Send) -> Send:
+        sent = itertools.count(1)
+
         async def send_checked(message: Message) -> None:
+            if next(sent) % TURN == 0:
+                await asyncio.sleep(0)
             if message["type"] == "websocket.http.response.start":
                 message = self._without_repetition(_checked_start(message))
             elif message["type"] == "websocket.close":
@@ -58,7 +67,11 @@ class Checked:
 
 
 def _for_http(send: Send) -> Send:
+    sent = itertools.count(1)
+
     async def send_checked(message: Message) -> None:
+        if next(sent) % TURN == 0:
+            await asyncio.sleep(0)
         if message["type"] == "http.response.start":
             message = _checked_start(message)
         await send(message)

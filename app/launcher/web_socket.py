@@ -10,7 +10,6 @@ from typing import Any
 from app.launcher.asgi import Message, Receive, Send
 from app.launcher.receiving import Inbox
 
-TURN = 64  # messages that are sent without letting others go first
 PUSHES = 1.0  # seconds for which an application may send to a WebSocket that has been closed
 
 RESTARTING = "the server restarts"
@@ -34,7 +33,6 @@ class WebSocket:
         self._inbox = Inbox(receive)
         self._send = send
         self._sending: set[Any] = set()  # awaitables of Granian's that its tasks wait for, which can be cancelled
-        self._sends = 0
         self._given_up = ""  # why nothing is waited for any more
         self._ends = math.inf  # when sending without an effect has to end (time.monotonic)
         self.accepted = False
@@ -75,9 +73,6 @@ class WebSocket:
                 await self.close()
 
     async def _wait_to_send(self, message: Message) -> None:
-        self._sends += 1
-        if self._sends % TURN == 0:  # Granian's need not wait, if the client has left: others would never have a turn
-            await asyncio.sleep(0)
         sending: Any = self._send(message)
         self._sending.add(sending)
         try:

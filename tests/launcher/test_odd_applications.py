@@ -38,6 +38,26 @@ def run():
 multiprocessing.resource_tracker.ensure_running()  # as SharedMemory and pools of processes do
 threading.Thread(target=run, daemon=True).start()
 """
+ENDLESS = """
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse, StreamingResponse
+from starlette.routing import Route
+from tests.support.applications import note
+
+async def endless():
+    while True:
+        yield b"x" * 1000
+
+routes = [Route("/", lambda _: PlainTextResponse("ok")), Route("/endless", lambda _: StreamingResponse(endless()))]
+starlette = Starlette(routes=routes)
+
+async def app(scope, receive, send):
+    try:
+        await starlette(scope, receive, send)
+    finally:
+        if scope.get("path") == "/endless":
+            note("ended")
+"""
 EXECUTING = f"""
 import asyncio, multiprocessing, signal, subprocess, time
 {APP}
@@ -340,6 +360,20 @@ def test_sigusr1_and_sigusr2_are_not_heeded_by_who_does_not_take_them(
     assert service.all_workers() == before
     service.stop()
     assert service.errors.read_text() == ""
+
+
+def test_a_response_that_never_waits_and_whose_client_has_left_keeps_nobody_waiting(
+    start: Callable[..., Service], tmp_path: Path
+) -> None:
+    (notes := tmp_path / "notes").touch()
+    service = start(ENDLESS, WORKERS="1").ready()
+    for number in range(1, 4):
+        with socket.create_connection(("127.0.0.1", service.port)) as client:
+            client.sendall(b"GET /endless HTTP/1.1\r\nhost: a\r\n\r\n")
+            assert client.recv(4096)
+        assert httpx.get(service.url, trust_env=False).text == "ok"
+        wait_until(lambda: len(notes.read_text().splitlines()) == number, "the end of its response")  # noqa: B023
+    service.stop()
 
 
 @pytest.mark.parametrize("runs", ["loop", "inline"])

@@ -16,6 +16,7 @@ from app.launcher.asgi import Message
 from app.launcher.receiving import Inbox
 from tests.support.configuration import SERVER_TOML, configured, with_web_sockets
 from tests.support.http1 import WEBSOCKET_UPGRADE
+from tests.support.ports import free_port
 from tests.support.processes import ROOT, wait_until
 from tests.support.service import Launch, Service
 from tests.support.web_sockets import WebSocket
@@ -244,9 +245,8 @@ def test_a_client_that_comes_from_the_port_of_one_that_has_left_takes_its_place(
     start: Callable[..., Service], tmp_path: Path
 ) -> None:
     service = start()
-    first = WebSocket(f"ws://127.0.0.1:{service.port}/sends")
-    port = first.socket.getsockname()[1]
-    reset(first)
+    port = free_port()  # one that the kernel gives nobody else meanwhile
+    reset(WebSocket(f"ws://127.0.0.1:{service.port}/sends", port=port))
     handshake = b"".join(f"{name}: {value}\r\n".encode() for name, value in WEBSOCKET_UPGRADE.items())
     with socket.socket() as second:
         second.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -15,10 +15,10 @@ from websockets.uri import parse_uri
 class WebSocket:
     """An open WebSocket, of text messages; each step may take 30 s."""
 
-    def __init__(self, url: str, context: ssl.SSLContext | None = None) -> None:
-        """Open it. Raises websockets.InvalidHandshake if that is refused."""
+    def __init__(self, url: str, context: ssl.SSLContext | None = None, port: int = 0) -> None:
+        """Open it, from `port` if that is given. Raises websockets.InvalidHandshake if it is refused."""
         uri = parse_uri(url)
-        self.socket = socket.create_connection((uri.host, uri.port), timeout=30)
+        self.socket = socket.create_connection((uri.host, uri.port), 30, ("", port))
         if context:
             self.socket = context.wrap_socket(self.socket, server_hostname=uri.host)
         self.protocol = ClientProtocol(uri, max_size=None)
