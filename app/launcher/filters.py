@@ -5,8 +5,10 @@ returns how many bytes of a packet it lets through (SO_ATTACH_FILTER).
 """
 
 import ctypes
+import itertools
 import socket
 import struct
+from collections.abc import Sequence
 
 SO_ATTACH_FILTER, SO_DETACH_FILTER, SO_ATTACH_REUSEPORT_CBPF = 26, 27, 51  # asm-generic/socket.h
 # An instruction is an operation, two jumps (if true, if false), and an operand.
@@ -40,9 +42,14 @@ def the_same(number: int) -> Program:
     return ((RETURN, 0, 0, number),)
 
 
-def at_random(first: int, number: int) -> Program:
-    """Return what gives each connection to one of so many members, from `first` on."""
-    return (LOAD_WORD, 0, 0, RANDOM), (MODULO, 0, 0, number), (ADD, 0, 0, first), (RETURN_VALUE, 0, 0, 0)
+def at_random(numbers: Sequence[int]) -> Program:
+    """Return what gives each connection to one of these members, which are in order."""
+    first, last = numbers[0], numbers[-1]
+    draw = (LOAD_WORD, 0, 0, RANDOM), (MODULO, 0, 0, len(numbers))
+    if last - first == len(numbers) - 1:
+        return *draw, (ADD, 0, 0, first), (RETURN_VALUE, 0, 0, 0)
+    cases = (((JUMP_IF_EQUAL, 0, 1, drawn), (RETURN, 0, 0, number)) for drawn, number in enumerate(numbers))
+    return *draw, *itertools.chain.from_iterable(cases), (RETURN, 0, 0, last)
 
 
 def one_client(client: socket.socket, number: int, others: Program) -> Program:

@@ -23,9 +23,7 @@ by tests/launcher/test_granian_contract.py alone, which tries each:
 """
 
 import asyncio
-import mmap
 import socket
-import struct
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -43,12 +41,12 @@ from app.launcher.granian_worker import NeverRespawned, Worker
 from app.launcher.interrupt import Interrupt
 from app.launcher.log import event, warn
 from app.launcher.sockets import close
+from app.launcher.startups import Startups
 
 GROWTH_INTERVAL = 2  # seconds between looks at the size of the workers
 RETRY = 60  # seconds until a worker is replaced whose replacement has not started
 METHODS = "_init_shared_socket _respawn_workers _spawn_worker _drop_shared_socket _start_ipc _start_metrics _stop_metrics _watch_workers_rss _handle_rss_signal _stop_workers signal_handler_interrupt"
 STATE = "_metrics _metrics_exporter metrics_enabled wrks interrupt_children respawned_wrks workers_rss rss_signal main_loop_interrupt workers_kill_timeout interrupt_signal _ssp _shd"
-SIZE = struct.Struct("Q")  # bytes
 FAILED_STARTS = 4  # in a row of a worker; one more is a crash loop
 YOUNG, DOUBLINGS = 1.5, 5  # seconds that a worker lives whose replacement needs no pause; how often the pause doubles
 
@@ -91,6 +89,7 @@ class Server(Exporting):
     """Granian on sockets that were bound before it: connections wait in them while a worker is replaced."""
 
     sockets: Sequence[socket.socket]
+    startups: Startups
     growth: int  # MiB that a worker may grow by
     start_deadline: int  # seconds
     no_growth_until = 0.0  # when workers that have grown are looked for again (time.monotonic())
@@ -105,9 +104,6 @@ class Server(Exporting):
         self.failed_starts: dict[int, int] = {}
         self.replaced: set[int] = set()
         self.leaving: list[Worker] = []  # being replaced when told to drain; `_stop_workers` joins them
-        self.started = mmap.mmap(
-            -1, SIZE.size * self.workers
-        )  # of each worker its size after its startup, written by it
         self.respawned_wrks = NeverRespawned()
         self.main_loop_interrupt = Interrupt(lambda: setattr(self, "rss_signal", True))  # `drain` sets it
 
@@ -117,40 +113,36 @@ class Server(Exporting):
     def _watch_workers_rss(self) -> None:
         self.main_loop_interrupt.timeout = GROWTH_INTERVAL
 
-    def note_start(self) -> None:
-        """Note, in a worker, that its startup is over, and its size."""
-        SIZE.pack_into(self.started, SIZE.size * self.spawning, memory.resident())
-
-    def _size_at_start(self, idx: int) -> int:
-        return int(SIZE.unpack_from(self.started, SIZE.size * idx)[0])
-
     def await_start(self, idx: int) -> None:
         """Wait until a worker's startup is over, for `start_deadline` at most.
 
         It is waited for no more if any worker has died, which nobody replaces meanwhile, or the server is to stop.
         """
         end = time.monotonic() + self.start_deadline
-        while not (self._size_at_start(idx) or self.interrupt_signal or time.monotonic() > end):
+        while not (self.startups.size(idx) or self.interrupt_signal or time.monotonic() > end):
             if not all(worker.is_alive() for worker in self.wrks):
                 return
             time.sleep(0.02)
 
     def keep(self, former: Worker) -> bool:
         """Put back a worker that was to be replaced if the other has not started; return whether it was put back."""
-        if self.interrupt_signal or self._size_at_start(former.idx):
+        if self.interrupt_signal or self.startups.size(former.idx):
             return False
         self.wrks[former.idx].kill()
         self.wrks[former.idx] = former
-        SIZE.pack_into(self.started, SIZE.size * former.idx, self.size_of_former)
+        self.startups.restore(former.idx, self.startup_of_former)
         self.no_growth_until = time.monotonic() + RETRY
         return True
 
     def _handle_rss_signal(self, *args: Any) -> None:  # noqa: ANN401
         """Replace the workers that have grown by more than `growth` since their startup: an import is no growth."""
+        for worker in self.wrks:
+            if isinstance(worker, Worker) and not self.startups.size(worker.idx):
+                worker.report_if_late(self.start_deadline)
         grown = []
         for idx, worker in enumerate(self.wrks if time.monotonic() > self.no_growth_until else ()):
             with suppress(OSError):  # it has ended
-                size = self._size_at_start(idx)
+                size = self.startups.size(idx)
                 if size and memory.resident(worker.inner.pid) > size + self.growth * 2**20:
                     grown.append(idx)
         if grown:
@@ -159,8 +151,7 @@ class Server(Exporting):
 
     def _spawn_worker(self, idx: int, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         self.spawning = idx
-        self.size_of_former = self._size_at_start(idx)
-        SIZE.pack_into(self.started, SIZE.size * idx, 0)
+        self.startup_of_former = self.startups.begin(idx)
         self._shd = _granian.SocketHolder(self.sockets[idx].fileno(), False, self.backlog)  # type: ignore[call-arg, assignment]  # noqa: FBT003
         worker = super()._spawn_worker(idx, *args, **kwargs)
         if isinstance(worker, mp.WorkerProcess):  # a free-threaded Python's workers are threads of this process
@@ -213,7 +204,7 @@ class Server(Exporting):
                     former.is_kept, self.former = False, None
                     warn(f"{former.name} serves on: what was to replace it has not started; it is tried again")
                     continue
-                event(f"{self.wrks[idx].name} has replaced pid {former.inner.pid}")
+                event(f"{self.wrks[idx].name} was started in place of pid {former.inner.pid}")
                 if not former.is_alive():  # else a worker that is forked later closes what it has of it
                     self.former = None
 
@@ -221,7 +212,7 @@ class Server(Exporting):
         for idx in workers:
             worker = self.wrks[idx]
             lived = (getattr(worker, "death", None) or time.monotonic()) - worker.birth  # free-threaded: not known
-            has_started = self._size_at_start(idx) > 0
+            has_started = self.startups.size(idx) > 0
             self.young_deaths[idx] = 0 if has_started and lived >= YOUNG else self.young_deaths.get(idx, 0) + 1
             self.failed_starts[idx] = 0 if has_started else self.failed_starts.get(idx, 0) + 1
             if worker.inner.exitcode == STARTUP_FAILED:
@@ -238,7 +229,7 @@ class Server(Exporting):
             return "the server process is stopping"
         if worker.inner.exitcode == STARTUP_FAILED:
             return "another is tried" if worker.idx in self.replaced else "the listener ends"
-        starts = 0 if self._size_at_start(worker.idx) else self.failed_starts.get(worker.idx, 0) + 1
+        starts = 0 if self.startups.size(worker.idx) else self.failed_starts.get(worker.idx, 0) + 1
         if starts > FAILED_STARTS:
             return f"the listener ends, as it was the {starts}th in a row before its startup was over: a crash loop"
         return "another takes its place"

@@ -28,6 +28,7 @@ from app.launcher.receiving import WholeBodies
 from app.launcher.server_process import Endpoint
 from app.launcher.silence import Silence
 from app.launcher.sockets import close
+from app.launcher.startups import Startups
 from app.launcher.worker_loop import InlineWorkerLoop, WorkerLoop
 from app.settings.config import Listener, PairFiles
 from app.settings.errors import ConfigurationError
@@ -42,8 +43,8 @@ STREAMS = 100  # at once on a connection: the least that RFC 9113, section 6.5.2
 PROTOCOLS = {"http/1.1": HTTPModes.http1, "h2c": HTTPModes.http2, "auto": HTTPModes.auto}
 
 
-def serve(endpoint: Endpoint) -> None:
-    """Serve until DRAIN comes; the calling process becomes the server process, and is one for good.
+def serve(endpoint: Endpoint, startups: Startups) -> None:
+    """Serve until DRAIN comes, and note in `startups` which workers do; the calling process becomes the server process, and is one for good.
 
     Its caller has blocked every signal but DRAIN and CLOSE_NOTICE.
     """
@@ -62,11 +63,12 @@ def serve(endpoint: Endpoint) -> None:
     loops.register("auto")(loop.builder(draining.before_drain))  # Granian's README, "Event loop initialization"
     granian_private.schedule_by(scheduling.inline if inline else scheduling.on_loop)
     server = _build(endpoint)
+    server.startups = startups
     parent = os.getpid()
 
     def started() -> None:
         die_with(parent)  # again: the kernel forgets it if the application changes the process's user (prctl(2))
-        server.note_start()
+        startups.note(server.spawning)
         if listener.websockets:
             watch = threading.Thread(
                 target=draining.watch_for_ever, args=(listener.port, asyncio.get_running_loop()), daemon=True

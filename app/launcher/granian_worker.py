@@ -43,6 +43,7 @@ class Worker(mp.WorkerProcess):
     noted: threading.Event | None = None  # set when its end has been logged
     is_killed = False  # by its server process
     death: float | None = None  # by time.monotonic()
+    is_late = False  # which has been reported
 
     def start(self) -> None:
         """Start it, however often a fork or a thread has to be tried: others serve meanwhile."""
@@ -88,6 +89,7 @@ class Worker(mp.WorkerProcess):
     def _watcher(self) -> None:
         self.inner.join()
         self.death = time.monotonic()  # its server may take a while to come to it
+        self.parent.startups.note_end(self.idx, self.inner.pid)  # type: ignore[attr-defined]
         try:
             self._note_end(self.death - self.birth)
         finally:
@@ -108,6 +110,15 @@ class Worker(mp.WorkerProcess):
         finally:  # whatever that lacks (memory), another has to take its place
             self.parent.interrupt_children.append(self.idx)
             self.parent.main_loop_interrupt.set()
+
+    def report_if_late(self, start_deadline: int) -> None:
+        """Report, once, that its startup has not ended in `start_deadline` seconds: nothing ends it, or serves for it."""
+        if not self.is_late and self.is_alive() and time.monotonic() > self.birth + start_deadline:
+            self.is_late = True
+            warn(
+                f"{self.name} has not started within start_deadline={start_deadline} s, and gets no clients while others"
+                f" serve; have its application's startup end"
+            )
 
     def await_end(self) -> None:
         """Wait until it has ended, and that has been logged: nothing else waits for this process's threads at its end."""

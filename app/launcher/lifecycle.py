@@ -29,6 +29,7 @@ from app.launcher.server_process import Endpoint, ListenerError, ServerProcess, 
 
 HANDSHAKES = 10.5  # seconds until the last handshake that a predecessor has begun is over: Granian gives it 10
 NOTICE, NOTICE_AT_STOP = 1.0, 0.4  # seconds in which clients learn from a response that their connection ends
+LEAST = 0.5  # seconds to drain in at a stop, even if this process has had no turn for long (starved, stopped, swapped)
 REMEDY = "raise the limits on processes (ulimit -u) and memory"
 SPARE = 2.0  # seconds beyond start_deadline for the process that asks the workers to say that one did not respond
 
@@ -77,7 +78,7 @@ class Lifecycle:
 
     def _prove(self, process: ServerProcess) -> None:
         try:
-            process.prove((self.current or process).endpoint.sockets, process.endpoint.server.start_deadline)
+            process.prove((self.current or process).serving_sockets(), process.endpoint.server.start_deadline)
         except OSError as error:
             self._fail(
                 process, f"listener {self.group.listener.name} cannot be asked for a response ({error}); {REMEDY}"
@@ -87,7 +88,7 @@ class Lifecycle:
         """Return when `advance` has something to do, if no signal comes before (time.monotonic); None for never."""
         times = [each.deadline for each in self.processes]
         if self.stop_end is None:
-            times.append(self.renewal.next_event())
+            times += [self.renewal.next_event(), *(each.next_look() for each in self.processes)]
         return min((each for each in times if each is not None), default=None)
 
     def advance(self, now: float) -> None:
@@ -107,13 +108,15 @@ class Lifecycle:
                     self._fail(process, process.late(process.endpoint.server.start_deadline))
             elif process.deadline is not None and now >= process.deadline:
                 self._after_deadline(process, now)
-        if self.is_serving and self.stop_end is None:
+        if self.current is not None and self.is_serving and self.stop_end is None:
+            if self.replacement is None:  # else each of its workers is being asked
+                self.group.follow(self.current.serving_sockets())
             self._renew(now)
 
     def _after_proof(self, process: ServerProcess, now: float) -> None:
         process.end_of_proof()
         try:
-            self.group.spread(process.endpoint.sockets)
+            self.group.spread(process.serving_sockets())
         except OSError as error:  # no memory for the filter, or none allowed (net.core.optmem_max)
             self._fail(process, f"listener {self.endpoint.listener.name} cannot be given its clients ({error})")
             return
@@ -151,7 +154,7 @@ class Lifecycle:
     def _fall_back(self, process: ServerProcess, predecessor: ServerProcess, end: str) -> None:
         """Serve on with a predecessor that has sent no close notice yet."""
         with suppress(OSError):  # the kernel spreads them itself once the sockets of `process` are ended
-            self.group.spread(predecessor.endpoint.sockets)
+            self.group.spread(predecessor.serving_sockets())
         predecessor.enter(State.SERVING)
         self.release(process)
         self.current, self.predecessor = predecessor, None
@@ -190,6 +193,7 @@ class Lifecycle:
         elif process.state is State.CLOSING:
             process.drain()
             if self.stop_end is not None:
+                self.stop_end = max(self.stop_end, now + LEAST)
                 self.group.close()  # so that new connections are refused from now on
             process.enter(State.DRAINING, self.stop_end or now + self.endpoint.server.drain_deadline)
         elif process.state is State.DRAINING:
@@ -213,7 +217,7 @@ class Lifecycle:
             self.renewal.report(f"listener {self.endpoint.listener.name} cannot be renewed ({error!r})")
 
     def _replace(self, wanted: Endpoint) -> None:
-        self.group.spread(self.endpoint.sockets)  # so that the new sockets get no client yet
+        self.group.spread(self.group.clients_to or self.endpoint.sockets)  # so that the new sockets get no client yet
         self.group.server = wanted.server
         sockets = self.group.bind(wanted.server.workers)
         try:

@@ -36,7 +36,7 @@ class GroupWithMetrics(ReuseportGroup):
         self._beside: dict[socket.socket, list[socket.socket]] = {}
 
     def beside(self, sockets: Sequence[socket.socket]) -> list[socket.socket]:
-        """Return the one for the metrics that goes together with `sockets`, which `bind` has returned."""
+        """Return the one for the metrics that goes together with `sockets`, of those that `bind` has returned."""
         return self._beside[sockets[0]]
 
     def bind(self, number: int) -> list[socket.socket]:
@@ -47,7 +47,7 @@ class GroupWithMetrics(ReuseportGroup):
         except BaseException:
             self.metrics.remove(beside)
             raise
-        self._beside[sockets[0]] = beside
+        self._beside.update(dict.fromkeys(sockets, beside))
         return sockets
 
     def listen(self, sockets: Sequence[socket.socket]) -> None:
@@ -63,7 +63,8 @@ class GroupWithMetrics(ReuseportGroup):
     def remove(self, sockets: Sequence[socket.socket]) -> None:
         """End members, and the one beside them, as ReuseportGroup.remove does."""
         super().remove(sockets)
-        self.metrics.remove(self._beside.pop(sockets[0], []))
+        beside = [self._beside.pop(each, []) for each in sockets]
+        self.metrics.remove(beside[0])
 
     def close(self) -> None:
         """Give up both ports, as far as this process holds them."""

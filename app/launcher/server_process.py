@@ -19,11 +19,13 @@ from app.launcher.asgi import Application
 from app.launcher.child import Child, group_exists, how_it_ended, title
 from app.launcher.draining import CLOSE_NOTICE, DRAIN
 from app.launcher.sockets import ReuseportGroup, clients_wait
+from app.launcher.startups import Startups
 from app.settings.certificate import Pair
 from app.settings.config import Listener
 from app.settings.tables import Server
 
 RETRY = 0.05  # seconds until a worker whose connection broke is asked again
+LOOK = 0.2  # seconds between looks at workers while one does not serve
 ERROR_SIZE = 512  # bytes of the last error that are kept
 
 
@@ -55,8 +57,8 @@ class Endpoint:
 class Work:
     """What is done with Granian."""
 
-    serve: Callable[[Endpoint], None]
-    """Serve an endpoint in the calling process until DRAIN comes."""
+    serve: Callable[[Endpoint, Startups], None]
+    """Serve an endpoint in the calling process until DRAIN comes, and note which workers do."""
     why_rejected: Callable[[Endpoint], str | None]
     """Return a line that says why an endpoint's pair cannot be served; None if it can. Raises OSError."""
 
@@ -91,6 +93,7 @@ class ServerProcess:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
+        self.startups = Startups(len(endpoint.sockets))
         self._server: Child | None = None
         self._prober: Child | None = None
         self._error = mmap.mmap(-1, ERROR_SIZE)  # of the process that asks, which shares it
@@ -104,13 +107,13 @@ class ServerProcess:
         """Change the state."""
         self.state, self.deadline = state, deadline
 
-    def start(self, serve: Callable[[Endpoint], None]) -> None:
+    def start(self, serve: Callable[[Endpoint, Startups], None]) -> None:
         """Start the server process, which keeps no socket open but its own. Raises OSError if it cannot be forked."""
 
         def work() -> None:
             setproctitle.setproctitle(title(f"{self.endpoint.listener.name} server process"))
             signal.signal(DRAIN, signal.SIG_DFL)  # until Granian handles it
-            serve(self.endpoint)
+            serve(self.endpoint, self.startups)
 
         keeps = [*self.endpoint.sockets, *self.endpoint.group.beside(self.endpoint.sockets)]
         self._server = Child(work, leads_session=True, keeps=keeps)
@@ -164,6 +167,16 @@ class ServerProcess:
     def leaves_something(self) -> bool:
         """Return whether another process of its group is left, once it has ended."""
         return self.pid != 0 and group_exists(self.pid)
+
+    def next_look(self) -> float | None:
+        """Return when to look at its workers again, if one of them does not serve (time.monotonic)."""
+        if self.state is not State.SERVING or len(self.startups.serving()) == len(self.endpoint.sockets):
+            return None
+        return time.monotonic() + LOOK
+
+    def serving_sockets(self) -> list[socket.socket]:
+        """Return the sockets of those of its workers that serve; all, if none does: clients have to wait somewhere."""
+        return [self.endpoint.sockets[each] for each in self.startups.serving()] or list(self.endpoint.sockets)
 
     def has_to_accept(self, now: float) -> bool:
         """Return whether clients wait in the sockets of this predecessor, whose workers are at their limit."""

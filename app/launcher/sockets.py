@@ -38,6 +38,7 @@ class ReuseportGroup:
         self.members: list[socket.socket] = []
         self.held: list[socket.socket] = []
         self.has_filters = True
+        self.clients_to: list[socket.socket] = []  # what `spread` has given them to; nothing is known after `remove`
         self.shielded = False  # whether its sockets listen, and take no client before a process has proved itself
         self.family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
         self.owner = os.getpid()
@@ -108,17 +109,24 @@ class ReuseportGroup:
         return ConfigurationError(f"listener {cut(self.listener.name)}: {reason} ({error.strerror}); {remedy}")
 
     def spread(self, sockets: Sequence[socket.socket]) -> None:
-        """Give each new connection to one of `sockets`, at random; they follow each other in `members`.
+        """Give each new connection to one of `sockets`, at random.
 
         Raises OSError, but for a system without such filters: there nothing changes.
         """
         if self.has_filters:
             filters.attach(self.members[0], self._at_random(sockets))
+        self.clients_to = list(sockets)
         if self.shielded:
             for each in self.members:
                 with suppress(OSError):  # it has no filter
                     filters.let_all_in(each)
             self.shielded = False
+
+    def follow(self, sockets: Sequence[socket.socket]) -> None:
+        """As `spread`, unless that is so already: another worker's startup may take long, and clients would wait for it."""
+        if self.clients_to != sockets:
+            with suppress(OSError):  # no memory for a filter: the next call tries again
+                self.spread(sockets)
 
     def _shield(self, each: socket.socket, port: int) -> None:
         """Drop what comes to a listening socket, but from the source port `port`; others send it again after 1 s.
@@ -137,7 +145,7 @@ class ReuseportGroup:
         filters.attach(self.members[0], filters.one_client(client, number, self._at_random(sockets)))
 
     def _at_random(self, sockets: Sequence[socket.socket]) -> filters.Program:
-        return filters.at_random(min(map(self.members.index, sockets)), len(sockets))
+        return filters.at_random(sorted(map(self.members.index, sockets)))
 
     def remove(self, sockets: Sequence[socket.socket]) -> None:
         """End members that are the group's first or its last, whoever holds them, so that no connection meets one.
@@ -154,6 +162,7 @@ class ReuseportGroup:
         if leaving and self.members[: len(leaving)] == leaving and staying and self.has_filters:
             with suppress(OSError):  # no memory for it, or none allowed
                 filters.attach(self.members[0], filters.the_same(max(len(leaving), staying)))
+        self.clients_to = []
         end_from_the_last(leaving)
         close(sockets)  # those that are no members yet
         self.held = [each for each in self.held if each not in sockets]

@@ -31,6 +31,7 @@ from app.launcher.descriptors import open_descriptors, opened_since
 from app.launcher.granian_private import Server, check_granian, schedule_by
 from app.launcher.granian_worker import Worker
 from app.launcher.scheduling import Call, Schedule, watched
+from app.launcher.startups import Startups
 from app.launcher.worker_loop import GRANIANS, GRANIANS_WORKER
 from app.settings.sealed_file import SealedFile
 from tests.support.ports import free_port
@@ -54,6 +55,7 @@ def made() -> Iterator[Server]:
         listening.bind(("127.0.0.1", 0))
         server = Server("app:app", interface=Interfaces.ASGINL, workers=1, port=free_port())
         server.sockets = [listening]
+        server.startups = Startups(1)
         yield server
 
 
@@ -305,10 +307,10 @@ def test_a_worker_grows_from_its_size_after_its_startup(made: Server, monkeypatc
     """What it imports is no growth: a large application would be replaced for ever."""
     replaced: list[int] = []
     monkeypatch.setattr(made, "_respawn_workers", lambda workers, *_, **__: replaced.extend(workers))
-    made.growth, made.spawning = 16, 0
+    made.growth = 16
     made.wrks = [SimpleNamespace(inner=SimpleNamespace(pid=os.getpid()))]
     made._handle_rss_signal(None, None)  # it has not started
-    made.note_start()
+    made.startups.note(0)
     made._handle_rss_signal(None, None)
     assert replaced == []
     with mmap.mmap(-1, 17 * 2**20) as more:
@@ -322,10 +324,10 @@ def test_a_worker_that_is_replaced_waits_for_the_others_startup(
     made: Server, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     alive = [True]
-    made.start_deadline, made.spawning = 30, 0
+    made.start_deadline = 30
     killed: list[bool] = []
     made.wrks = [SimpleNamespace(is_alive=lambda: alive[0], kill=lambda: killed.append(True))]
-    made.size_of_former = 7
+    made.startup_of_former = 7, 8
     before = Worker.__new__(Worker)
     before.parent, before.idx = made, 0
     monkeypatch.setattr(Worker, "is_alive", lambda _: True)
@@ -335,7 +337,7 @@ def test_a_worker_that_is_replaced_waits_for_the_others_startup(
     thread.join(0.2)
     assert thread.is_alive()
     if what == "starts":
-        made.note_start()
+        made.startups.note(0)
     elif what == "ends":
         alive[0] = False
     else:
@@ -383,8 +385,7 @@ def test_imports_that_fail_are_a_crash_loop_however_long_they_take(made: Server)
         last = number == 5
         assert made.after_death(dead).startswith("the listener ends" if last else "another takes its place")
         assert made._is_hopeless([0]) == last
-    made.spawning = 0
-    made.note_start()  # it has served: what status it ends with is the application's affair
+    made.startups.note(0)  # it has served: what status it ends with is the application's affair
     assert made.after_death(dead) == "another takes its place"
     dead.birth = time.monotonic()
     assert not any(made._is_hopeless([0]) for _ in range(2000))  # however young it dies: clients may have their part
@@ -398,7 +399,7 @@ def test_a_worker_that_dies_while_it_is_replaced_does_not_cost_its_replacement(
     dead = SimpleNamespace(
         is_alive=lambda: False, birth=time.monotonic() - 9, inner=SimpleNamespace(exitcode=-9, pid=7), name="worker-2"
     )
-    made.started = mmap.mmap(-1, 2 * granian_private.SIZE.size)  # of two workers
+    made.startups = Startups(2)
     made.wrks = [SimpleNamespace(is_alive=lambda: True)]
     made._respawn_workers([0])
     assert replaced == []

@@ -16,7 +16,7 @@ import pytest
 
 from app.launcher import filters, granian_server, lifecycle
 from app.launcher.child import Child
-from app.launcher.lifecycle import HANDSHAKES, NOTICE, Lifecycle
+from app.launcher.lifecycle import HANDSHAKES, LEAST, NOTICE, Lifecycle
 from app.launcher.pair_watch import PairWatch
 from app.launcher.renewal import PAUSE, Renewal
 from app.launcher.server_process import Endpoint, ListenerError, ServerProcess, State, Work
@@ -63,7 +63,7 @@ def made(pair: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Life
     listener = Listener("test", free_port(), "TEST_PORT", "TEST_PORT", "http/1.1", application, files)
     with closing(ReuseportGroup(server, listener)) as group:
         endpoint = Endpoint(server, listener, certificate.load(files), None, group, group.bind(2))
-        one = Lifecycle(endpoint, Work(lambda _: None, lambda _: None), lambda *_: None)
+        one = Lifecycle(endpoint, Work(lambda *_: None, lambda _: None), lambda *_: None)
         one.start()
         yield one
 
@@ -158,10 +158,23 @@ def test_a_predecessor_is_not_drained_while_clients_wait_in_its_sockets(
         assert first.state is State.DRAINING
 
 
+def test_a_stop_leaves_time_to_drain_though_the_launcher_has_had_no_turn(made: Lifecycle) -> None:
+    """It was stopped itself, or starved, beyond its deadline."""
+    process = serve(made)
+    made.stop(time.monotonic())
+    assert made.stop_end is not None
+    late = made.stop_end + 5
+    for moment in (late, late + LEAST - 0.01):
+        made.advance(moment)
+        assert process.state is State.DRAINING
+    made.advance(late + LEAST)
+    assert process.state is State.ENDED
+
+
 def test_a_stopped_worker_ends_with_its_server_process(made: Lifecycle) -> None:
     """However young it is."""
 
-    def serve_with_a_young_worker(_: Endpoint) -> None:
+    def serve_with_a_young_worker(*_: object) -> None:
         granian_server.let_forks_die_with(os.getpid())
         if os.fork() == 0:
             os.kill(os.getpid(), signal.SIGSTOP)

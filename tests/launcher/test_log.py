@@ -178,13 +178,13 @@ def test_a_workers_death_is_logged_with_its_signal_and_what_follows(launch: Laun
     os.kill(killed, signal.SIGSEGV)
     wait_until(lambda: service.replaced(server_process, killed), "another worker")
     (new,) = set(service.workers(server_process)) - {other}
-    wait_until(lambda: any("has replaced" in each for each in service.errors.events()), "a line about it")
+    wait_until(lambda: any("was started in place of" in each for each in service.errors.events()), "a line about it")
     service.stop()
     death, replacement = [each for each in service.errors.records() if each.listener == "json"]
     assert (death.level, death.pid) == ("WARNING", server_process)
     what = rf"worker-[12] \(pid {killed}\) ended \(killed by SIGSEGV\) after \d+\.\d s; another takes its place"
     assert re.fullmatch(what, death.message)
-    assert re.fullmatch(rf"worker-[12] \(pid {new}\) has replaced pid {killed}", replacement.message)
+    assert re.fullmatch(rf"worker-[12] \(pid {new}\) was started in place of pid {killed}", replacement.message)
 
 
 def test_the_last_death_of_a_crash_loop_says_that_the_listener_ends(

@@ -273,6 +273,49 @@ def test_the_kernel_is_to_kill_workers_first_when_memory_is_out(launch: Launch, 
     service.stop()
 
 
+WAITING = """
+import asyncio, os
+from pathlib import Path
+from tests.support.applications import respond
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await receive()
+        while Path(FLAG).exists():
+            await asyncio.sleep(0.02)
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+    else:
+        await respond(send, str(os.getpid()).encode())
+"""
+
+
+def test_clients_do_not_wait_for_a_worker_whose_startup_takes_long_while_another_serves(
+    launch: Launch, tmp_path: Path
+) -> None:
+    flag = tmp_path / "there is no database"
+    (tmp_path / "waiting.py").write_text(WAITING.replace("FLAG", repr(str(flag))))
+    arguments = configured(tmp_path, SERVER_TOML.replace("start_deadline = 30", "start_deadline = 3"))
+    service = launch(arguments, APPLICATION="waiting:app", PYTHONPATH=f"{tmp_path}:{ROOT}", WORKERS="2").ready()
+    killed, other = service.workers(service.server_process_of("json"))
+
+    def responds() -> set[str]:
+        """Return who responds, each time to a connection of its own."""
+        try:
+            return {httpx.get(service.url, trust_env=False, timeout=2).text for _ in range(30)}
+        except httpx.TransportError:  # it had come to the killed one, or waits for its replacement
+            return set()
+
+    flag.touch()
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: responds() == {str(other)}, "the other worker to have all clients")
+    wait_until(lambda: "has not started within start_deadline=3 s" in service.errors.read_text(), "a line about it")
+    flag.unlink()
+    wait_until(lambda: len(responds()) == 2, "both workers")
+    service.stop()
+
+
 GROWING = """
 from pathlib import Path
 from tests.support.applications import respond

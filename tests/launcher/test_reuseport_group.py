@@ -169,6 +169,16 @@ def test_spread_gives_each_of_them_some_and_no_other_any(group: ReuseportGroup) 
         assert not any(served[each] for each in others)
 
 
+@pytest.mark.parametrize("chosen", [(0,), (2,), (0, 2), (1, 3), (0, 1, 3)])
+def test_spread_gives_connections_to_members_that_do_not_follow_each_other(
+    group: ReuseportGroup, chosen: tuple[int, ...]
+) -> None:
+    members = listening(group, 4)
+    group.spread([members[each] for each in chosen])
+    served = counts(group, members)
+    assert [number for number, count in enumerate(served) if count] == list(chosen)
+
+
 def test_spread_but_one_gives_the_special_client_to_the_special_socket(group: ReuseportGroup) -> None:
     before, after = listening(group, 2), listening(group, 2)
     for special in after:

@@ -97,7 +97,7 @@ def supervise(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Supervisor]:
         made = Supervisor(
             configuration,
             [],
-            Work(lambda _: None, lambda _: None),
+            Work(lambda *_: None, lambda _: None),
             lambda _: "/",
             lambda *_: Reloaded(configuration, [], [], ""),
         )
@@ -251,7 +251,7 @@ def test_a_renewal_before_a_reload_is_through_says_how_many_workers_it_has(
         now.server, now.listeners[-1], None, application, ReuseportGroup(now.server, now.listeners[-1]), ()
     )
     reloaded = Reloaded(later, [replace(endpoint, server=later.server)], [], "")
-    made = Supervisor(now, [endpoint], Work(lambda _: None, lambda _: None), lambda _: "/", lambda *_: reloaded)
+    made = Supervisor(now, [endpoint], Work(lambda *_: None, lambda _: None), lambda _: "/", lambda *_: reloaded)
     monkeypatch.setattr(supervisor, "set_up", lambda _: None)  # of this process, which other tests share
     monkeypatch.setattr(memory, "share", nothing)
     made.reloading.serve(reloaded)
