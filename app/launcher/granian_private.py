@@ -17,6 +17,7 @@ by tests/launcher/test_granian_contract.py alone, which tries each:
   `err`, `taskref`), `granian.server.mp._new_cbscheduler(loop, call, ...)` a `granian._futures._CBSchedulerAIO`, whose `_schedule_fn`
   gets the watcher, in the context `_ctx`: both are replaced by app/launcher/scheduling.py. What Granian receives and
   sends is awaited as a type of `granian._granian`; its `add_done_callback` uses the loop's `call_soon_threadsafe`.
+- `granian.server.common.configure_logging(...)`, and that of `granian.server.mp`: replaced by log.py, as they close handlers.
 - `granian._signals.set_loop_signals(loop)` registers handlers of that module for SIGTERM and SIGINT, and for nothing
   else: by the module worker_loop.py tells them from an application's; what a worker's end calls on its loop by `granian.server.mp`.
 - A path whose `resolve()` returns itself reaches rustls as it is (`SealedFile`).
@@ -32,9 +33,9 @@ from typing import Any
 
 import granian
 from granian import Granian, _futures, _granian, _signals
-from granian.server import mp
+from granian.server import common, mp
 
-from app.launcher import memory, scheduling
+from app.launcher import log, memory, scheduling
 from app.launcher.child import STARTUP_FAILED
 from app.launcher.granian_metrics import Exporting
 from app.launcher.granian_worker import NeverRespawned, Worker
@@ -62,7 +63,8 @@ def check_granian() -> None:
         (_granian, "SocketHolder WorkerSignal ASGIWorker IPCReceiverHandle"),
         (_futures, "_CBSchedulerAIO"),
         (_signals, "set_loop_signals"),
-        (mp, "_new_cbscheduler _future_watcher_wrapper"),
+        (common, "configure_logging"),
+        (mp, "_new_cbscheduler _future_watcher_wrapper configure_logging"),
         (Granian, METHODS),
         (mp.WorkerProcess, "start _watch _watcher terminate"),
     ):
@@ -72,6 +74,7 @@ def check_granian() -> None:
 
 
 check_granian()
+common.configure_logging = mp.configure_logging = log.set_up_granian  # type: ignore[assignment, attr-defined]
 
 
 def schedule_by(how: Callable[[asyncio.AbstractEventLoop, Context, scheduling.Call], scheduling.Schedule]) -> None:

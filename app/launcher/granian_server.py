@@ -175,7 +175,6 @@ def _build(endpoint: Endpoint) -> granian_private.Server:
             keep_alive_timeout=PING_TIMEOUT,
         ),
         log_level=LogLevels.warning,
-        log_dictconfig=log.OF_GRANIAN,
         log_access=settings.access_log,
         ssl_cert=SealedFile.of(pair.chain_pem) if pair else None,
         ssl_key=SealedFile.of(pair.key_pem) if pair else None,

@@ -20,16 +20,8 @@ from pythonjsonlogger.json import JsonFormatter
 from app.launcher.output import Output, printable
 
 ACCESS, CHILDREN = "granian.access", "_granian."
-OF_GRANIAN: dict[str, Any] = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "handlers": {"log": {"class": f"{__name__}.LogHandler"}},
-    "loggers": {
-        "_granian": {"handlers": ["log"], "level": "WARNING", "propagate": False},
-        ACCESS: {"handlers": ["log"], "level": "INFO", "propagate": False},
-    },
-}
-"""Granian's loggers, for logging.config.dictConfig."""
+OF_GRANIAN = {"_granian": logging.WARNING, ACCESS: logging.INFO}
+"""Granian's loggers, and from which level on they log."""
 DETAILS = "granian_json_details"  # of a record: a name that no application takes
 PLAIN = "plain"
 """Beside the formats of app/settings/tables.py: messages alone, for a command that somebody has typed."""
@@ -232,9 +224,17 @@ def _logger(name: str) -> logging.Logger:
 
 def keep_loggers() -> None:
     """Have nobody disable Granian's loggers: logging.config does that to all that it does not name, unless told not to."""
-    for name in OF_GRANIAN["loggers"]:
+    for name in OF_GRANIAN:
         logging.getLogger(name).__class__ = _Kept
     logging.root.manager.loggerClass = _logger  # type: ignore[assignment]  # it is only called
+
+
+def set_up_granian(*_: object) -> None:
+    """Give Granian's loggers their handler. Granian's own way closes every handler that an application has made before."""
+    for name, level in OF_GRANIAN.items():
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [LogHandler()], False
+        logger.setLevel(level)
 
 
 def set_listener(name: str) -> None:

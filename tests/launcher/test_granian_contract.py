@@ -84,6 +84,7 @@ def test_every_name_of_the_docstring_exists(made: Server) -> None:
         (_signals, "set_loop_signals"),
         (mp, "_new_cbscheduler"),
         (mp, "_future_watcher_wrapper"),
+        (common, "configure_logging"),
         (_granian, "IPCReceiverHandle"),
         *((Granian, name) for name in (*OVERRIDDEN, *OF_METRICS, "_stop_workers", "signal_handler_interrupt")),
         *((mp.WorkerProcess, name) for name in ("start", "_watch", "terminate")),

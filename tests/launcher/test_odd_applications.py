@@ -58,6 +58,18 @@ async def app(scope, receive, send):
         if scope.get("path") == "/endless":
             note("ended")
 """
+LOGGING = f"""
+import logging, logging.handlers
+{APP}
+logging.basicConfig(filename=FILE, filemode="w", level=logging.INFO)
+kept = logging.handlers.MemoryHandler(100, target=logging.FileHandler(FILE + ".kept"))
+logging.root.addHandler(kept)
+
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        logging.error("a request")
+        await respond(send, b"ok")
+"""
 EXECUTING = f"""
 import asyncio, multiprocessing, signal, subprocess, time
 {APP}
@@ -450,6 +462,18 @@ def test_work_after_a_response_is_waited_for_whatever_the_application_does_with_
     assert httpx.get(f"{service.url}/work", trust_env=False).text == "ok"
     service.stop()
     assert (tmp_path / "notes").read_text() == "done\n"
+
+
+def test_the_log_handlers_of_a_preloaded_application_stay_open(start: Callable[..., Service], tmp_path: Path) -> None:
+    service = start(
+        LOGGING.replace("FILE", repr(str(tmp_path / "log"))), APPLICATION_PRELOAD="true", WORKERS="1"
+    ).ready()
+    for _ in range(5):
+        assert httpx.get(service.url, trust_env=False).status_code == 200
+    asked = 7  # the launcher has asked one worker of each listener
+    for file in (tmp_path / "log", tmp_path / "log.kept"):
+        wait_until(lambda: file.read_text().count("a request") == asked, f"the lines in {file}")  # noqa: B023
+    service.stop()
 
 
 @pytest.mark.parametrize("preload", ["true", "false"])
