@@ -2,19 +2,39 @@
 
 import gc
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from app.settings.config import Configuration
 from app.settings.files import MIB
 
-LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-"""Versions 2 and 1 of control groups, as a container sees its own."""
 LEAST = 16  # MiB
 EXPENDABLE = 500  # thousandths of all memory that a worker seems to have on top, to the kernel that looks for a victim
 
 
-def growth_limit(configuration: Configuration, limits: tuple[Path, ...] = LIMITS) -> tuple[int, str | None]:
+def limits(root: Path = Path("/")) -> Iterator[tuple[int, Path]]:
+    """Yield the limits, in bytes, of this process's control group and of those around it, and where each is set.
+
+    They are of version 2 or 1 (cgroups(7)). A container may see its own group as the root of all, whatever its path is.
+    """
+    try:
+        groups = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:  # a kernel without control groups
+        return
+    for group in groups:
+        _, controllers, path = group.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        folder = root / "sys/fs/cgroup" / controllers
+        parts = [] if ".." in path else path.strip("/").split("/")  # else it is outside of what is seen here
+        for depth in range(len(parts), -1, -1):
+            limit = folder.joinpath(*parts[:depth], "memory.limit_in_bytes" if controllers else "memory.max")
+            with suppress(OSError, ValueError):  # it is not there, or there is none ("max")
+                yield int(limit.read_text()), limit
+
+
+def growth_limit(configuration: Configuration, root: Path = Path("/")) -> tuple[int, str | None]:
     """Return the MiB that each worker may grow by, and a line if that is less than `worker_growth`.
 
     A quarter of the control group's memory is for what all processes share. Without a limit it is `worker_growth`: the
@@ -22,18 +42,14 @@ def growth_limit(configuration: Configuration, limits: tuple[Path, ...] = LIMITS
     """
     setting = configuration.server.worker_growth
     workers = configuration.server.workers * len(configuration.listeners)
-    for path in limits:
-        try:
-            text = path.read_text().strip()
-        except OSError:  # the other version, or none
-            continue
-        share = int(text) // MIB * 3 // 4 // workers if text.isdigit() else setting
-        if share < setting:
-            return max(LEAST, share), (
-                f"worker_growth={setting} is more than {path} = {int(text) // MIB} MiB has for each of {workers}"
-                f" workers: each may grow by {max(LEAST, share)} MiB; raise that limit, or lower WORKERS"
-            )
-    return setting, None
+    limit, path = min(limits(root), default=(0, root))
+    share = limit // MIB * 3 // 4 // workers
+    if not limit or share >= setting:
+        return setting, None
+    return max(LEAST, share), (
+        f"worker_growth={setting} is more than {path} = {limit // MIB} MiB has for each of {workers}"
+        f" workers: each may grow by {max(LEAST, share)} MiB; raise that limit, or lower WORKERS"
+    )
 
 
 def resident(process: int | str = "self") -> int:

@@ -6,6 +6,7 @@ import time
 
 from app.launcher.log import warn
 
+PATIENCE = 1.0  # seconds
 READY, STOPPING = "READY=1", "STOPPING=1"
 
 
@@ -15,13 +16,13 @@ def reloading() -> str:
 
 
 def notify(state: str) -> None:
-    """Send a state, without waiting. One that cannot be sent is reported: systemd ends what does not become ready."""
+    """Send a state, within PATIENCE: systemd may have others' to read first (sd_notify(3)). One that cannot be sent is reported: systemd ends what does not become ready."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
-            client.setblocking(False)  # noqa: FBT003 - socket's signature
+            client.settimeout(PATIENCE)
             client.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
     except OSError as error:
         warn(f"NOTIFY_SOCKET={address} cannot be written to ({error.strerror or error}); it is systemd's to make")

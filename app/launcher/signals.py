@@ -62,9 +62,10 @@ def not_heeded(*_: object) -> None:
 def _ends_with_its_terminal() -> bool:
     """Return whether this process was started from a terminal, and is to end when that is closed: not with nohup.
 
-    A container with a terminal of its own (`docker run --tty`) gets SIGHUP from whoever wants a reload alone.
+    A container with a terminal of its own (`docker run --tty`) gets SIGHUP from whoever wants a reload alone: it has the
+    session of process 1, or one that is not of its namespace (0).
     """
-    if os.getpid() == 1 or signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    if os.getpid() == 1 or os.getsid(0) in (0, 1) or signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
         return False
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK))

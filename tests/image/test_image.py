@@ -83,6 +83,15 @@ def test_arguments_are_those_of_the_command(run: Run, image: str, arena_certs: P
     beside.stop()
 
 
+@pytest.mark.parametrize("options", [("--tty",), ("--tty", "--init")], ids=["terminal", "terminal and init"])
+def test_sighup_reloads_in_a_container_with_a_terminal(run: Run, options: tuple[str, ...]) -> None:
+    """There it would end a launcher that was started by hand, as the terminal may be gone."""
+    container = run(*options).ready()
+    docker("kill", "--signal", "HUP", container.identity)
+    wait_until(lambda: "nothing that can be reloaded has changed" in container.logs, "the reload")
+    container.stop()
+
+
 def test_labels_say_what_it_was_built_from(image: str) -> None:
     labels = {"version": "1.2.3", "revision": "0123abc", "source": "https://example.org/granian-json"}
     built_with = [part for name, value in labels.items() for part in ("--build-arg", f"{name.upper()}={value}")]

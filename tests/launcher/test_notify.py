@@ -2,10 +2,12 @@
 
 import signal
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from tests.support.processes import wait_until
 from tests.support.service import Launch
 
 
@@ -29,3 +31,19 @@ def test_a_socket_that_is_not_there_is_reported_and_no_more(launch: Launch, tmp_
     service = launch(NOTIFY_SOCKET=str(tmp_path / "absent")).ready()
     service.stop()
     assert "absent cannot be written to (No such file or directory)" in service.errors.read_text()
+
+
+def test_a_state_waits_for_room_in_systemds_queue(launch: Launch, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+            other.setblocking(False)  # noqa: FBT003 - socket's signature
+            with suppress(BlockingIOError):
+                while True:
+                    other.sendto(b"WATCHDOG=1", systemd.getsockname())
+        service = launch(NOTIFY_SOCKET=systemd.getsockname())
+        wait_until(lambda: "all listeners respond" in service.report(), "the start")
+        systemd.settimeout(30)
+        while systemd.recv(100) != b"READY=1":
+            pass
+        service.ready().stop()
