@@ -12,7 +12,7 @@ from app.launcher.asgi import Application
 from app.launcher.reloading import Reloaded
 from app.launcher.server_process import Endpoint
 from app.settings import certificate
-from app.settings.application import ApplicationSettings
+from app.settings.application import ApplicationSettings, check_preloaded
 from app.settings.certificate import Pair
 from app.settings.config import Configuration, Listener, PairFiles
 from app.settings.errors import ConfigurationError, cut
@@ -30,6 +30,8 @@ def reload(read: Callable[[], Configuration], served: Sequence[Endpoint], is_tri
         raise ConfigurationError(
             f"{configuration.path} has none of the listeners that are served ({', '.join(by_name)}); keep one, or restart"
         )
+    now = (each.listener.application for each in served)  # which is served on if a replacement fails
+    check_preloaded((*preloading.imported, *now, *(each.application for each in kept)), "that needs a restart")
     if configuration.server.host != served[0].server.host:
         left.append(f"{configuration.host_setting}={configuration.server.host} needs a restart")
     server = msgspec.structs.replace(configuration.server, host=served[0].server.host)

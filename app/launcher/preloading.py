@@ -16,6 +16,10 @@ PAUSE = 0.1  # seconds between looks at whether an import has to end
 YIELDS = 2.0  # seconds in which it has to
 
 
+imported: set[ApplicationSettings] = set()
+"""What this process has imported, or begun to, but for applications of this project: it keeps what that has changed."""
+
+
 class _Interrupted(BaseException):
     """Raised where an import is that has to end."""
 
@@ -26,6 +30,7 @@ def preload(settings: ApplicationSettings, seconds: int, stopped: int = STOPPED)
     Nothing can be raised in an import that hangs, and this process has nothing to give up yet. Its exit status is then
     `stopped`.
     """
+    _note(settings)
     loaded = threading.Event()
     watch = threading.Thread(target=_end_unless, args=(loaded, settings, seconds, stopped), daemon=True)
     try:
@@ -38,6 +43,11 @@ def preload(settings: ApplicationSettings, seconds: int, stopped: int = STOPPED)
         flush_streams()  # else each process that is forked from here on would write it again
         loaded.set()
         watch.join()
+
+
+def _note(settings: ApplicationSettings) -> None:
+    if not settings.is_ours:
+        imported.add(settings)
 
 
 def _end_unless(loaded: threading.Event, settings: ApplicationSettings, seconds: int, stopped: int) -> None:
@@ -75,6 +85,7 @@ def load_while_serving(settings: ApplicationSettings, seconds: int) -> Applicati
                 end_process(FAILED)
         raise _Interrupted
 
+    _note(settings)
     former = signal.signal(signal.SIGALRM, look)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
     signal.setitimer(signal.ITIMER_REAL, PAUSE, PAUSE)

@@ -1,7 +1,7 @@
 """Which application a listener serves, and how it runs."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import get_args
 
@@ -84,6 +84,22 @@ def main_application(table: ApplicationTable | None, environment: Mapping[str, s
         runs=runs,
         preload=truth(environment, f"{VARIABLE}_PRELOAD", otherwise=chosen.preload),
     )
+
+
+def check_preloaded(applications: Iterable[ApplicationSettings], way_out: str) -> None:
+    """Raise ConfigurationError, with a `way_out`, if another application than ours is served beside one that is preloaded.
+
+    The launcher imports that one, and the workers of all listeners are forked from it: they would have its modules, its
+    variables and its patches before they import theirs. Ours may be beside any.
+    """
+    others = [each for each in applications if not each.is_ours]
+    preloaded = next((each for each in others if each.preload), None)
+    for each in others:
+        if preloaded and (each.target, each.factory, each.preload) != (preloaded.target, preloaded.factory, True):
+            raise ConfigurationError(
+                f"{preloaded} is preloaded, so that workers of {each}{'' if each.preload else ' (preload = false)'} would"
+                f" have what its import leaves; {way_out}"
+            )
 
 
 def _check_target(setting: str, target: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from app.settings import tables, variables
-from app.settings.application import ApplicationSettings, main_application, of_table
+from app.settings.application import ApplicationSettings, check_preloaded, main_application, of_table
 from app.settings.errors import ConfigurationError, cut, shown
 from app.settings.files import NamedFile
 from app.settings.metrics import Metrics, addresses
@@ -103,6 +103,7 @@ def read(file: NamedFile, environment: Mapping[str, str]) -> Configuration:
         if table.enabled or variables.text(environment, table.port_variable)
     )
     _check_listeners(path, listeners)
+    check_preloaded((each.application for each in listeners), "preload none of them, or run a service for each")
     ports = {each.name: (each.port_setting, each.port) for each in listeners}
     places = addresses(read.metrics, path, environment, ports, _host)
     listeners = tuple(replace(each, metrics=place) for each, place in zip(listeners, places, strict=True))

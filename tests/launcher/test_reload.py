@@ -168,6 +168,71 @@ def test_what_an_application_starts_while_it_is_tried_is_ended(
     service.stop()
 
 
+def serving(application: str, *, preload: bool) -> str:
+    table = f'import = "{application}"\npreload = {str(preload).lower()}\n#'
+    return SERVER_TOML.replace('import = "app:app"', table)
+
+
+def is_refused(service: Service, folder: Path, text: str) -> None:
+    """Reload what is another application than the one that is, or was, preloaded: nothing changes."""
+    line, before = (
+        "would have what its import leaves; that needs a restart; nothing has changed",
+        service.server_processes,
+    )
+    refused = service.errors.path.read_text().count(line)
+    reloaded(service, folder, text)
+    wait_until(lambda: service.errors.path.read_text().count(line) == refused + 1, line, 20)
+    assert set(service.server_processes) <= set(before)  # a predecessor may have ended
+
+
+def is_served(service: Service, folder: Path, text: str) -> None:
+    reloaded(service, folder, text)
+    wait_until(lambda: service.errors.path.read_text().count(" reloaded: ") == 2, "both", 20)
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> dict[str, str]:
+    """Return variables for two applications, one:app and other:app."""
+    for name in ("one", "other"):
+        (tmp_path / f"{name}.py").write_text(RESPONDS)
+    return {"PYTHONPATH": str(tmp_path), "WORKERS": "1"}
+
+
+def test_nobody_elses_application_follows_one_that_has_been_preloaded(
+    launch: Launch, tmp_path: Path, pair: dict[str, str], two: dict[str, str]
+) -> None:
+    """Its import is in the launcher, from which all are forked."""
+    service = launch(configured(tmp_path, serving("one:app", preload=True)), **two, **pair).ready()
+    is_refused(service, tmp_path, serving("one:app", preload=False))
+    is_refused(service, tmp_path, serving("other:app", preload=True))
+    is_served(service, tmp_path, SERVER_TOML)
+    is_refused(service, tmp_path, serving("other:app", preload=False))
+    service.stop()
+
+
+def test_nothing_is_preloaded_while_an_application_of_somebody_elses_is_served(
+    launch: Launch, tmp_path: Path, pair: dict[str, str], two: dict[str, str]
+) -> None:
+    """If its start failed, that one would be served on, and its processes be forked from a launcher with both."""
+    service = launch(configured(tmp_path, serving("one:app", preload=False)), **two, **pair).ready()
+    is_refused(service, tmp_path, serving("one:app", preload=True))
+    is_served(service, tmp_path, serving("other:app", preload=False))
+    service.stop()
+
+
+def test_an_import_that_fails_in_the_trial_leaves_the_launcher_as_it_was(
+    launch: Launch, tmp_path: Path, pair: dict[str, str], two: dict[str, str]
+) -> None:
+    (tmp_path / "broken.py").write_text("raise ValueError('not yet')\n")
+    service = launch(configured(tmp_path, SERVER_TOML), **two, **pair).ready()
+    reloaded(service, tmp_path, serving("broken:app", preload=True))
+    waits_for(
+        service, "broken:app cannot be imported (ValueError: not yet); correct what raises it; nothing has changed"
+    )
+    is_served(service, tmp_path, serving("other:app", preload=False))
+    service.stop()
+
+
 IGNORES_CHILDREN = """
 import signal
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from app.settings import config
-from app.settings.application import BUNDLED, ApplicationSettings
+from app.settings.application import ARENA, BUNDLED, ApplicationSettings
 from tests.support.configuration import SERVER_TOML, configured, rejected
 
 TABLE = SERVER_TOML[SERVER_TOML.index("[application]") : SERVER_TOML.index("[server]")]
@@ -13,6 +13,16 @@ TABLE = SERVER_TOML[SERVER_TOML.index("[application]") : SERVER_TOML.index("[ser
 
 def with_table(lines: str) -> str:
     return SERVER_TOML.replace(TABLE, f"[application]\n{lines}\n\n" if lines else "")
+
+
+def with_applications(*tables: str) -> str:
+    """Return the text of a server.toml whose listeners json-tls and json have applications of their own."""
+    text = SERVER_TOML
+    for variable, table in zip(("TLS_PORT", "PORT"), tables, strict=True):
+        line = f'\nport_variable = "{variable}"\n'
+        assert line in text
+        text = text.replace(line, f"{line}application = {{ {table} }}\n")
+    return text
 
 
 def read(folder: Path, text: str, **environment: str) -> list[ApplicationSettings]:
@@ -64,6 +74,41 @@ def test_a_listeners_own_application_is_its_own(tmp_path: Path) -> None:
     tls, plain = read(tmp_path, SERVER_TOML.replace('\nport_variable = "PORT"\n', own), APPLICATION="main:app")
     assert (tls.target, plain.target) == ("main:app", "other:app")
     assert (plain.runs, plain.preload) == ("loop", False)
+
+
+PRELOADED = "preload = true"
+"""With it an import is in all processes, so that nobody else's may be there."""
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (f'import = "a:app", {PRELOADED}', 'import = "b:app"'),
+        ('import = "a:app"', f'import = "b:app", {PRELOADED}'),
+        (f'import = "a:app", {PRELOADED}', f'import = "b:app", {PRELOADED}'),
+        (f'import = "a:app", {PRELOADED}', 'import = "a:app"'),
+        (f'import = "a:app", {PRELOADED}', f'import = "a:app", factory = true, {PRELOADED}'),
+    ],
+)
+def test_nobody_elses_application_is_served_beside_one_that_is_preloaded(
+    tmp_path: Path, first: str, second: str
+) -> None:
+    line = rejected(configured(tmp_path, with_applications(first, second)))
+    assert " is preloaded, so that workers of listener json" in line
+    assert line.endswith(" would have what its import leaves; preload none of them, or run a service for each\n")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (f'import = "a:app", {PRELOADED}', f'import = "{BUNDLED}"'),
+        (f'import = "{ARENA}", {PRELOADED}', 'import = "b:app"'),
+        (f'import = "a:app", {PRELOADED}', f'import = "a:app", runs = "inline", {PRELOADED}'),
+        ('import = "a:app"', 'import = "b:app"'),
+    ],
+)
+def test_ours_and_the_same_are_served_beside_one_that_is_preloaded(tmp_path: Path, first: str, second: str) -> None:
+    assert len(read(tmp_path, with_applications(first, second))) == 2
 
 
 @pytest.mark.parametrize("value", ["app", ":app", "app:", "a b:c", "a:b:c", "../a:b", "a..b:c", "1a:b", "a:b\n"])
