@@ -11,12 +11,22 @@ from pathlib import Path
 
 import pytest
 import trustme
+from cryptography import x509
 
 from bench import oracle
 from tests.support.certificates import issue, leaf_of, served_leaf
-from tests.support.clients import client_of, configuration, refusal, response, revoking, write_authorities
+from tests.support.clients import (
+    client_of,
+    configuration,
+    constrained,
+    refusal,
+    response,
+    revoking,
+    write_authorities,
+)
 from tests.support.configuration import configured
-from tests.support.processes import ROOT, wait_until
+from tests.support.ports import free_port
+from tests.support.processes import ROOT, clean_environment, wait_until
 from tests.support.service import Launch, Service
 
 OK = b"HTTP/1.1 200 OK"
@@ -167,6 +177,72 @@ def test_each_of_two_authorities_has_its_list(
     assert response(service.tls_port, client_of(clients, authority)[0]) == OK
     assert response(service.tls_port, good) == OK
     assert refusal(service.tls_port, bad) == "SSLV3_ALERT_CERTIFICATE_REVOKED"
+    service.stop()
+
+
+def directory_name(common_name: str) -> x509.DirectoryName:
+    return x509.DirectoryName(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name)]))
+
+
+@pytest.mark.parametrize(
+    ("constraints", "refused"),
+    [
+        (x509.NameConstraints([directory_name("client")], None), True),
+        (x509.NameConstraints(None, [directory_name("other")]), True),
+        (x509.NameConstraints([x509.DNSName("client")], None), False),
+        (x509.NameConstraints([x509.UniformResourceIdentifier("a.example")], None), False),
+        (x509.NameConstraints(None, [x509.RFC822Name("a.example")]), False),
+    ],
+)
+def test_what_rustls_does_not_evaluate_of_name_constraints(
+    authority: trustme.CA,
+    clients: trustme.CA,
+    folder: Path,
+    constraints: x509.NameConstraints,
+    refused: bool,  # noqa: FBT001
+) -> None:
+    """Of Granian alone, as the launcher rejects an authority that has every client refused."""
+    (folder / "clients.crt").write_bytes(constrained(clients, constraints) + b"\n" + authority.cert_pem.bytes())
+    port = free_port()
+    files = [("certificate", "server.crt"), ("keyfile", "server.key"), ("ca", "clients.crt")]
+    options = [part for option, name in files for part in (f"--ssl-{option}", str(folder / name))]
+    command = [sys.executable, "-m", "granian", "--interface", "asginl", "--port", str(port), *options]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*command, "--ssl-client-verify", "app:app"], cwd=ROOT, env=clean_environment(), stdout=log, stderr=log
+        )
+    try:
+
+        def serves() -> bool:
+            try:
+                return response(port, client_of(authority, authority)[0]) == OK
+            except OSError:
+                return False
+
+        wait_until(serves, "a client of the other authority", 20)
+        if refused:
+            assert refusal(port, client_of(clients, authority)[0]) == "SSLV3_ALERT_CERTIFICATE_UNKNOWN"
+        else:
+            assert response(port, client_of(clients, authority)[0]) == OK
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def test_an_authority_that_has_every_client_refused_is_not_renewed(
+    launch: Launch, authority: trustme.CA, clients: trustme.CA, folder: Path, tmp_path: Path
+) -> None:
+    client, _ = client_of(clients, authority)
+    service = launch(configured(tmp_path, configuration())).ready()
+    (folder / "clients.crt").write_bytes(
+        constrained(clients, x509.NameConstraints([directory_name("client")], None)),
+    )
+    line = "clients would all be refused; have it issued anew without that, or remove it; the pair from before is served on"
+    wait_until(lambda: line in service.errors.read_text(), line, RENEWED_WITHIN)
+    assert response(service.tls_port, client) == OK
+    (folder / "clients.crt").write_bytes(constrained(clients, x509.NameConstraints([x509.DNSName("client")], None)))
+    wait_until(lambda: "renewed: json-tls" in service.errors.path.read_text(), "a renewal", RENEWED_WITHIN)
+    assert response(service.tls_port, client) == OK
     service.stop()
 
 

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, padding,
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.support.certificates import PrivateKey, issue, write_self_signed
-from tests.support.clients import configuration, revoking, write_authorities
+from tests.support.clients import configuration, constrained, revoking, write_authorities
 from tests.support.configuration import check, configured, rejected
 
 CLIENTS = trustme.CA(organization_name="clients")
@@ -83,6 +83,46 @@ def test_an_authority_whose_name_cannot_be_parsed(folder: Path, name: str) -> No
 def test_a_clients_own_certificate_is_no_authoritys(folder: Path) -> None:
     (folder / "clients.crt").write_bytes(CLIENTS.issue_cert("client").cert_chain_pems[0].bytes())
     assert "which is no authority's certificate; give its issuer's" in of_authority(folder)
+
+
+NAME = x509.DirectoryName(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "client")]))
+OTHERS = [x509.DNSName("a.example"), x509.UniformResourceIdentifier("a.example"), x509.RFC822Name("a.example")]
+
+
+@pytest.mark.parametrize("critical", [True, False])
+@pytest.mark.parametrize(
+    "constraints",
+    [
+        x509.NameConstraints([NAME], None),
+        x509.NameConstraints(None, [NAME]),
+        x509.NameConstraints(OTHERS, [*OTHERS, NAME]),
+    ],
+)
+def test_an_authority_all_of_whose_clients_its_constraints_refuse(
+    folder: Path,
+    constraints: x509.NameConstraints,
+    critical: bool,  # noqa: FBT001
+) -> None:
+    (folder / "clients.crt").write_bytes(constrained(CLIENTS, constraints, critical=critical))
+    assert "whose name constraints have a directoryName, which rustls does not evaluate" in of_authority(folder)
+    (folder / "clients.crt").write_bytes(
+        constrained(CLIENTS, constraints, critical=critical) + trustme.CA().cert_pem.bytes()
+    )
+    assert "whose name constraints have a directoryName, which rustls does not evaluate" in of_authority(folder)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        constrained(CLIENTS, x509.NameConstraints(OTHERS, None)),
+        constrained(CLIENTS, x509.NameConstraints(None, OTHERS)),
+        constrained(CLIENTS, x509.NameConstraints([NAME], None)) + CLIENTS.cert_pem.bytes(),
+        CLIENTS.create_child_ca().cert_pem.bytes() + constrained(CLIENTS, x509.NameConstraints([NAME], None)),
+    ],
+)
+def test_an_authority_some_of_whose_clients_its_constraints_may_let_in(folder: Path, content: bytes) -> None:
+    (folder / "clients.crt").write_bytes(content)
+    assert check(configured(folder.parent, configuration())).returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,20 @@ def write_authorities(folder: Path, *authorities: trustme.CA) -> None:
     (folder / "clients.crt").write_bytes(b"".join(each.cert_pem.bytes() for each in authorities))
 
 
+def constrained(authority: trustme.CA, constraints: x509.NameConstraints, *, critical: bool = True) -> bytes:
+    """Return the authority's certificate issued anew, with name constraints, as PEM."""
+    former = x509.load_pem_x509_certificate(authority.cert_pem.bytes())
+    builder = (
+        x509.CertificateBuilder(former.subject, former.subject, former.public_key(), x509.random_serial_number())
+        .not_valid_before(former.not_valid_before_utc)
+        .not_valid_after(former.not_valid_after_utc)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(constraints, critical)
+    )
+    key = load_pem_private_key(authority.private_key_pem.bytes(), password=None)
+    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)  # type: ignore[arg-type]
+
+
 def client_of(authority: trustme.CA, trust: trustme.CA, name: str = "client") -> tuple[ssl.SSLContext, int]:
     """Return a client's context with a certificate of `authority`, and the certificate's serial number."""
     leaf = authority.issue_cert(name)
