@@ -30,6 +30,8 @@ class WebSocket:
     def __init__(self, scope: Message, receive: Receive, send: Send, is_restarting: Callable[[], bool]) -> None:
         """Do nothing yet; `is_restarting` says whether it is to be closed as soon as it is accepted."""
         self._is_restarting = is_restarting
+        self._receive = receive
+        self._connected = False
         self._inbox = Inbox(receive)
         self._send = send
         self._sending: set[Any] = set()  # awaitables of Granian's that its tasks wait for, which can be cancelled
@@ -43,6 +45,9 @@ class WebSocket:
 
     async def receive(self) -> Message:
         """Return the application's next message; a disconnect once it is closed, or given up."""
+        if not self._connected and not self.closed:
+            self._connected = True
+            return await self._receive()  # websocket.connect is there at once, and comes first whatever else has ended
         if self._close_sent and not self._inbox.has_message:
             return await self._closed(self._close_sent)
         try:
@@ -64,6 +69,9 @@ class WebSocket:
                 raise GoneError(self._given_up or RESTARTING)
             return  # the application does not know yet: its next `receive` says so
         if message["type"] == "websocket.close":
+            if self._is_restarting() and not self.accepted:
+                await self._refuse()
+                return
             await self._close(message, message.get("code") or NORMAL_CLOSURE, message.get("reason") or "")
             return
         await self._wait_to_send(message)
@@ -87,6 +95,13 @@ class WebSocket:
             raise GoneError(LEFT) from error  # Granian takes it for one that is upgraded (2.8.7)
         finally:
             self._sending.discard(sending)
+
+    async def _refuse(self) -> None:
+        """Respond with 403 in a drain; before, Granian does so if an application closes what it has not accepted (2.8.7)."""
+        self.closed = True
+        with suppress(RuntimeError, GoneError):  # the client has left
+            await self._wait_to_send({"type": "websocket.http.response.start", "status": 403, "headers": []})
+            await self._wait_to_send({"type": "websocket.http.response.body", "body": b""})
 
     async def close(self) -> None:
         """Close it, as the server restarts; if the application has closed it, wait until that is done."""

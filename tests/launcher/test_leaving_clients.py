@@ -33,9 +33,15 @@ async def app(scope, receive, send):
         note("closed " + scope["state"]["pool"])
         await send({"type": "lifespan.shutdown.complete"})
     elif scope["type"] == "websocket":
-        await receive()
+        if scope["path"] != "/receives-late":
+            await receive()
         note("comes")
         await asyncio.sleep(1)
+        if scope["path"] == "/refuses":
+            await send({"type": "websocket.close"})
+            return note("ends")
+        if scope["path"] == "/receives-late":
+            assert (await receive())["type"] == "websocket.connect"
         await send({"type": "websocket.accept"})
         while (await receive())["type"] == "websocket.receive":
             pass
@@ -107,17 +113,21 @@ def test_a_client_that_leaves_in_a_drain_costs_no_shutdown(
     assert "is killed" not in service.errors.read_text()
 
 
+@pytest.mark.parametrize(("path", "seen"), [("", 1012), ("receives-late", 1012), ("refuses", 403)])
 def test_web_sockets_that_are_accepted_in_a_drain_are_closed_with_1012(
-    start: Callable[[], Service], noted: Callable[[], list[str]]
+    start: Callable[[], Service], noted: Callable[[], list[str]], path: str, seen: int
 ) -> None:
+    """Starlette receives `websocket.connect` as it accepts; what is refused is a 403 as ever."""
     service = start()
 
     def connect() -> int:
-        with WebSocket(f"ws://127.0.0.1:{service.port}/") as client:
-            try:
+        try:
+            with WebSocket(f"ws://127.0.0.1:{service.port}/{path}") as client:
                 client.recv()
-            except websockets.ConnectionClosed as end:
-                return end.rcvd.code if end.rcvd else 0
+        except websockets.ConnectionClosed as end:
+            return end.rcvd.code if end.rcvd else 0
+        except websockets.InvalidStatus as refused:
+            return refused.response.status_code
         return 0
 
     with ThreadPoolExecutor(5) as threads:
@@ -125,7 +135,7 @@ def test_web_sockets_that_are_accepted_in_a_drain_are_closed_with_1012(
         wait_until(lambda: noted().count("comes") == 5, "all clients")
         service.remember()
         service.signal(signal.SIGTERM)
-        assert [each.result() for each in closed] == [1012] * 5
+        assert [each.result() for each in closed] == [seen] * 5
     assert service.wait() == 0
     service.gone()
     assert sorted(noted()) == [*SHUTDOWNS, *["comes"] * 5, *["ends"] * 5]
