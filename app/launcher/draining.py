@@ -19,6 +19,7 @@ CLOSE_NOTICE = signal.SIGRTMIN + 5
 """To a server process: send `Connection: close` on every response from now on."""
 DRAIN = signal.SIGRTMIN + 6
 """To a server process, which passes it on to its workers: accept no more, finish what was received, end."""
+QUIET, ARRIVED = 0.05, 0.3  # seconds without a message after which all have come, and that this may take
 CLOSE_FRAMES = 0.5  # seconds for the close frames of all WebSockets
 REMINDER = 60.0  # seconds between lines about too many of them
 
@@ -39,6 +40,7 @@ class Draining:
         self.web_sockets: set[WebSocket] = set()
         self._newest: dict[tuple[str, str], WebSocket] = {}  # by client, whose address others may have had before
         self.most_web_sockets = math.inf
+        self.patience = 1.0  # seconds of a drain for WebSockets: the rest of its deadline is the application's
         self._next_line = 0.0  # when it may be reported again that there are so many (time.monotonic)
         self._lifespan: Lifespan | None = None
 
@@ -59,13 +61,24 @@ class Draining:
         for each in ones:
             if not each.accepted:  # Granian would wait for ever, if the client has left (2.8.7)
                 each.stop_receiving()
-        closing = {asyncio.ensure_future(each.close()): each for each in ones if each.accepted}
+        accepted = [each for each in ones if each.accepted]
+        await self._read_ahead([each for each in accepted if not each.closed])
+        closing = {asyncio.ensure_future(each.close()): each for each in accepted}
         if closing:
             _, unread = await asyncio.wait(closing, timeout=CLOSE_FRAMES)
             # What waits for a client that reads nothing would abort the worker when Granian's runtime ends (2.8.7).
             for close in unread:
                 close.cancel()
                 closing[close].give_up(UNREAD)
+
+    async def _read_ahead(self, ones: list[WebSocket]) -> None:
+        """Read what has come: Granian drops what an application has not received when a WebSocket is closed (2.8.7)."""
+        for each in ones:
+            each.read_ahead(self.patience)
+        end, before = time.monotonic() + ARRIVED, 0
+        while (arrivals := sum(each.arrivals for each in ones)) != before and time.monotonic() < end:
+            before = arrivals
+            await asyncio.sleep(QUIET)
 
     def __call__(self, scope: Message, receive: Receive, send: Send) -> Awaitable[None]:
         """Return the application's coroutine: for a request there is none of our own around it."""

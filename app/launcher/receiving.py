@@ -1,9 +1,13 @@
 """What a client sends, for an application that may stop waiting for it: nothing is lost (docs/upstream.md, E)."""
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable
 
 from app.launcher.asgi import Application, Message, Receive, Send
+
+ROOM = 2**20  # bytes that are read ahead for an application that is busy
+MESSAGE = 2**10  # what a message takes of it beside its own length
 
 
 class Inbox:
@@ -17,51 +21,78 @@ class Inbox:
         """Ask for nothing yet; `receive` is Granian's."""
         self._receive = receive
         self._turn = asyncio.Lock()  # an application may wait in several tasks
-        self._next: asyncio.Future[Message] | None = None
+        self._asked: deque[asyncio.Future[Message]] = deque()  # all but the last have come
+        self._room = 0  # for what is read ahead
+        self.arrivals = 0
         self.is_over = False
 
     async def receive(self) -> Message:
         """Return the next message. Raises CancelledError after `cancel`."""
-        async with self._turn:
-            if not self._ask():
-                return await self._receive()
-            if (message := self._next) is None or (self.is_over and not message.done()):
-                raise asyncio.CancelledError
-            try:
-                received = await asyncio.shield(message)
-            except asyncio.CancelledError:
-                if message.cancelled():  # else whoever waits here is: it is kept, even if it has just come
-                    self._next = None
-                raise
-            except BaseException:
-                self._next = None
-                raise
-            self._next = None
-            return received
+        try:
+            async with self._turn:
+                return await self._receive_next()
+        finally:
+            self._read_on()
 
-    def _ask(self) -> bool:
-        """Ask for the next message; return whether that can be done here.
-
-        An application that runs inline may wait where there is no event loop; nothing can cancel it there.
-        """
+    async def _receive_next(self) -> Message:
         try:
             loop = asyncio.get_running_loop()
-        except RuntimeError:
-            return False
-        if self._next is None and not self.is_over:
-            self._next = asyncio.ensure_future(self._receive(), loop=loop)
-        return True
+        except RuntimeError:  # an application that runs inline may wait without a loop; nothing can cancel it there
+            return await self._receive()
+        if not self._asked and not self.is_over:
+            self._ask(loop)
+        if not self._asked or (self.is_over and not self._asked[0].done()):
+            raise asyncio.CancelledError
+        message = self._asked[0]
+        try:
+            received = await asyncio.shield(message)
+        except asyncio.CancelledError:
+            if message.cancelled():  # else whoever waits here is: it is kept, even if it has just come
+                self._asked.popleft()
+            raise
+        except BaseException:
+            self._asked.popleft()
+            raise
+        self._asked.popleft()
+        if received["type"] == "websocket.disconnect":
+            self._room = 0  # nothing comes after it
+        return received
+
+    def _ask(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.arrivals += 1
+        self._asked.append(asyncio.ensure_future(self._receive(), loop=loop))
+
+    def read_ahead(self) -> None:
+        """Ask for one message after the other until `cancel`, as far as there is room; for a WebSocket, on its loop."""
+        self._room = ROOM
+        self._read_on()
+
+    def _read_on(self, *_: object) -> None:
+        """Ask for the next message if the last one has come. Granian's awaitables have one callback each (2.8.7)."""
+        while self._room > 0 and not self.is_over:
+            if not self._asked:
+                self._ask(asyncio.get_running_loop())
+            last = self._asked[-1]
+            if not last.done():
+                if len(self._asked) > 1 or not self._turn.locked():  # else it is waited for, and read on then
+                    last.add_done_callback(self._read_on)
+                return
+            if last.cancelled() or last.exception() or last.result()["type"] != "websocket.receive":
+                return
+            self._room -= MESSAGE + len(last.result().get("bytes") or last.result().get("text") or "")
+            if self._room > 0:
+                self._ask(asyncio.get_running_loop())
 
     @property
     def has_message(self) -> bool:
         """Whether a message has come that nobody has received yet."""
-        return self._next is not None and self._next.done() and not self._next.cancelled()
+        return bool(self._asked) and self._asked[0].done() and not self._asked[0].cancelled()
 
     def cancel(self) -> None:
         """Ask for nothing any more, and end every call of `receive` that has no message."""
         self.is_over = True
-        if self._next is not None:
-            self._next.cancel()  # nothing, if it has come
+        if self._asked:
+            self._asked[-1].cancel()  # nothing, if it has come
 
 
 class WholeBodies:

@@ -37,6 +37,7 @@ class WebSocket:
         self._sending: set[Any] = set()  # awaitables of Granian's that its tasks wait for, which can be cancelled
         self._given_up = ""  # why nothing is waited for any more
         self._ends = math.inf  # when sending without an effect has to end (time.monotonic)
+        self._heard_until = math.inf  # when what has been read ahead is received no more
         self.accepted = False
         self.closed = False
         self._close_sent: asyncio.Future[None] | None = None  # done when a close frame has been sent
@@ -48,7 +49,7 @@ class WebSocket:
         if not self._connected and not self.closed:
             self._connected = True
             return await self._receive()  # websocket.connect is there at once, and comes first whatever else has ended
-        if self._close_sent and not self._inbox.has_message:
+        if self._close_sent and not (self._inbox.has_message and time.monotonic() < self._heard_until):
             return await self._closed(self._close_sent)
         try:
             message = await self._inbox.receive()
@@ -59,6 +60,8 @@ class WebSocket:
             return await self._closed(self._close_sent)
         if message["type"] == "websocket.disconnect":
             self.closed = True
+        elif self._close_sent:  # it may respond to what came before the close, to no effect
+            self._ends = time.monotonic() + PUSHES
         return message
 
     async def send(self, message: Message) -> None:
@@ -102,6 +105,16 @@ class WebSocket:
         with suppress(RuntimeError, GoneError):  # the client has left
             await self._wait_to_send({"type": "websocket.http.response.start", "status": 403, "headers": []})
             await self._wait_to_send({"type": "websocket.http.response.body", "body": b""})
+
+    @property
+    def arrivals(self) -> int:
+        """How many messages have been asked for: one more with each that comes."""
+        return self._inbox.arrivals
+
+    def read_ahead(self, seconds: float) -> None:
+        """Read what its client has sent before it is closed; the application has `seconds` to receive that."""
+        self._heard_until = time.monotonic() + seconds
+        self._inbox.read_ahead()
 
     async def close(self) -> None:
         """Close it, as the server restarts; if the application has closed it, wait until that is done."""

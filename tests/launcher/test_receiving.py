@@ -5,7 +5,9 @@ import os
 import signal
 import socket
 import struct
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -13,7 +15,7 @@ import pytest
 import websockets
 
 from app.launcher.asgi import Message
-from app.launcher.receiving import Inbox
+from app.launcher.receiving import MESSAGE, ROOM, Inbox
 from tests.support.configuration import SERVER_TOML, configured, with_web_sockets
 from tests.support.http1 import WEBSOCKET_UPGRADE
 from tests.support.ports import free_port
@@ -52,6 +54,14 @@ async def app(scope, receive, send):
             if message["text"] == "0":
                 await send({"type": "websocket.send", "text": "it is read"})
             await asyncio.sleep(0.7)
+        note("read " + str(message["code"]))
+    elif scope["type"] == "websocket" and scope["path"] == "/works":
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (message := await receive())["type"] == "websocket.receive":
+            await asyncio.sleep(0.06)
+            await send({"type": "websocket.send", "text": "done"})
+            note("did " + message["text"])
         note("read " + str(message["code"]))
     elif scope["type"] == "websocket" and scope["path"] == "/floods":
         await receive()
@@ -209,6 +219,11 @@ def test_an_application_that_receives_before_it_accepts_is_told_of_the_end(
     assert "is killed" not in service.errors.read_text()
 
 
+def for_ever(call: Callable[[], object]) -> None:
+    while True:
+        call()
+
+
 def reset(client: WebSocket) -> None:
     client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     client.socket.close()
@@ -275,6 +290,50 @@ def test_a_message_that_came_before_a_drain_is_received_in_it(start: Callable[..
     assert read == ["read an order", "read websocket.disconnect 1012"]
 
 
+@pytest.mark.parametrize("runs", ["loop", "inline"])
+def test_messages_that_came_before_a_drain_are_received_in_it(
+    start: Callable[..., Service], tmp_path: Path, runs: str
+) -> None:
+    """However many, though the application is busy with the first: it may respond, to no effect."""
+    service = start(SERVER_TOML.replace("stop_deadline = 3", "stop_deadline = 20"), APPLICATION_RUNS=runs)
+    service.remember()
+    with WebSocket(f"ws://127.0.0.1:{service.port}/works") as client:
+        for number in range(25):
+            client.send(str(number))
+        wait_for_note(tmp_path, "did 0")
+        service.signal(signal.SIGTERM)
+        with pytest.raises(websockets.ConnectionClosed) as closed:
+            for_ever(client.recv)
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1012
+    assert service.wait() == 0
+    service.gone()
+    did = [each for each in (tmp_path / "notes").read_text().splitlines() if each.startswith(("did", "read"))]
+    assert did == [*(f"did {number}" for number in range(25)), "read 1012"]
+
+
+def test_a_client_that_sends_without_a_pause_does_not_hold_a_drain(
+    start: Callable[..., Service], tmp_path: Path
+) -> None:
+    service = start()
+    service.remember()
+    with WebSocket(f"ws://127.0.0.1:{service.port}/works") as client:
+
+        def flood() -> None:
+            with suppress(OSError):
+                for_ever(lambda: client.send("x" * 100))
+
+        flooding = threading.Thread(target=flood)
+        flooding.start()
+        wait_for_note(tmp_path, "did " + "x" * 100)
+        service.signal(signal.SIGTERM)
+        assert service.wait() == 0
+        flooding.join()
+    service.gone()
+    assert "read 1012" in (tmp_path / "notes").read_text().splitlines()
+    assert "is killed" not in service.errors.read_text()
+
+
 def test_web_sockets_beyond_the_backpressure_are_refused_until_others_end(start: Callable[..., Service]) -> None:
     """Granian's own counts no WebSockets: their clients could take all files that a worker may open."""
     service = start(SERVER_TOML.replace("backpressure = 16384", "backpressure = 3"))
@@ -301,6 +360,51 @@ def test_web_sockets_beyond_the_backpressure_are_refused_until_others_end(start:
     assert service.errors.read_text().count("refuses more with 503") == 1
 
 
+def test_what_is_read_ahead_has_a_bound() -> None:
+    async def call() -> None:
+        granians = Granians()
+        inbox = Inbox(granians.receive)
+        inbox.read_ahead()
+        while not granians.asked[-1].done():
+            granians.come("websocket.receive", bytes=b"x" * 100_000)
+            await asyncio.sleep(0)
+        assert len(granians.asked) == -(-ROOM // (MESSAGE + 100_000))
+        inbox.cancel()
+        for _ in granians.asked:
+            assert (await inbox.receive())["bytes"]
+        with pytest.raises(asyncio.CancelledError):
+            await inbox.receive()
+
+    asyncio.run(call())
+
+
+def test_it_reads_ahead_of_who_waits_in_order() -> None:
+    """Whether the application waits already, stops waiting, or comes later; nothing is asked for after a disconnect."""
+
+    async def call() -> None:
+        granians = Granians()
+        inbox = Inbox(granians.receive)
+        waiting = asyncio.ensure_future(inbox.receive())
+        await asyncio.sleep(0)
+        inbox.read_ahead()
+        granians.come("websocket.receive", text="one")
+        assert (await waiting)["text"] == "one"
+        waiting = asyncio.ensure_future(inbox.receive())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        granians.come("websocket.receive", text="two")
+        await asyncio.sleep(0)
+        granians.come("websocket.disconnect")
+        await asyncio.sleep(0)
+        assert len(granians.asked) == 3
+        assert (await inbox.receive())["text"] == "two"
+        assert (await inbox.receive())["type"] == "websocket.disconnect"
+        assert len(granians.asked) == 3
+
+    asyncio.run(call())
+
+
 class Granians:
     """Granian's side: what comes is given to the awaitable that waits."""
 
@@ -311,8 +415,8 @@ class Granians:
         self.asked.append(asyncio.get_running_loop().create_future())
         return self.asked[-1]
 
-    def come(self, kind: str) -> None:
-        self.asked[-1].set_result({"type": kind})
+    def come(self, kind: str, **content: str | bytes) -> None:
+        self.asked[-1].set_result({"type": kind, **content})
 
 
 def test_several_tasks_that_receive_get_a_message_each_and_all_end_when_it_is_over() -> None:
