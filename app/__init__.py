@@ -18,10 +18,9 @@ def __getattr__(name: str) -> "Any":  # noqa: ANN401 - a module's attributes hav
     """
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import os
-
     from app.service.application import build
     from app.service.catalogue import load
+    from app.settings import start
 
-    globals()["app"] = build(load(os.environ))
+    globals()["app"] = build(load(start.taken().environment))
     return globals()["app"]

@@ -13,7 +13,7 @@ try:
     from app import reload, run
     from app.launcher import child, console, log, output, trial
     from app.service import application, catalogue
-    from app.settings import config
+    from app.settings import config, start
     from app.settings.errors import ConfigurationError
 except (ImportError, MemoryError) as lacking:  # a library that cannot be mapped is an ImportError
     if isinstance(lacking, ImportError) and "failed to map" not in str(lacking):
@@ -25,6 +25,7 @@ except (ImportError, MemoryError) as lacking:  # a library that cannot be mapped
 def main() -> int:
     """Check everything, then serve; the exit status is 0 if asked to stop, 1 after a failure, 2 for a bad setting."""
     output.open_standard_streams()
+    started_with = start.take().environment
     parser = console.Parser(prog="python -m app", description=__doc__)
     parser.add_argument("--config", metavar="FILE", help="server.toml (CONFIG)")
     parser.add_argument(
@@ -35,13 +36,13 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="check everything, say what would be served, and exit")
     parser.add_argument("--version", action="version", version=f"granian-json {run.versions()}")
     arguments = parser.parse_args()
-    environment = os.environ | ({config.SELF_SIGNED_VARIABLE: "1"} if arguments.self_signed else {})
+    environment = {**started_with, **({config.SELF_SIGNED_VARIABLE: "1"} if arguments.self_signed else {})}
     if not arguments.check:
-        log.set_up("json" if os.environ.get("LOG_FORMAT") == "json" else "text")  # for what is wrong with server.toml
+        log.set_up("json" if environment.get("LOG_FORMAT") == "json" else "text")  # for what is wrong with server.toml
     try:
         with ExitStack() as stack:
             try:
-                named = config.path_of(arguments.config, environment)  # once: an application may change the folder
+                named = config.path_of(arguments.config, environment)
                 configuration = config.read(named, environment)
                 if not arguments.check:
                     log.set_up(configuration.server.log_format)
@@ -54,7 +55,7 @@ def main() -> int:
                 for each in endpoints:
                     console.say(console.describe(each.server, each.listener, each.pair))
                 if any(each.application.is_bundled for each in configuration.listeners):
-                    console.say(f"dataset: {len(catalogue.load(os.environ))} items")
+                    console.say(f"dataset: {len(catalogue.load(started_with))} items")
                 return child.STOPPED
             return run.serve(
                 configuration,

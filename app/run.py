@@ -34,7 +34,7 @@ from app.launcher.asgi import Application
 from app.launcher.reloading import Reload
 from app.launcher.server_process import Endpoint, Work
 from app.service import catalogue
-from app.settings import certificate, config
+from app.settings import certificate, config, start
 from app.settings.application import ApplicationSettings
 from app.settings.config import Configuration, Listener, PairFiles
 from app.settings.errors import ConfigurationError, cut, shown
@@ -88,7 +88,7 @@ def dataset_of(application: ApplicationSettings) -> bytes | None:
 
     Raises ConfigurationError if it cannot be read.
     """
-    return catalogue.digest(os.environ) if application.is_ours else None
+    return catalogue.digest(start.taken().environment) if application.is_ours else None
 
 
 def serve(
@@ -120,7 +120,7 @@ def sources(configuration: Configuration) -> str:
     parts = [f"configuration {configuration.path}", f"listeners {', '.join(served)}"]
     ours = [each.application for each in configuration.listeners if each.application.is_ours]
     if ours:
-        path = catalogue.source_of(os.environ).path
+        path = catalogue.source_of(start.taken().environment).path
         number = catalogue.counts.get(path) if any(each.preload for each in ours) else None  # else workers read it
         parts.append(f"dataset {path}" + (f" with {number} items" if number else ""))
     return "; ".join(parts)

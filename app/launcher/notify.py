@@ -1,10 +1,10 @@
 """What systemd is told of the service's state (sd_notify(3)), if it has asked for it by NOTIFY_SOCKET."""
 
-import os
 import socket
 import time
 
 from app.launcher.log import warn
+from app.settings import start
 
 PATIENCE = 1.0  # seconds
 READY, STOPPING = "READY=1", "STOPPING=1"
@@ -16,8 +16,11 @@ def reloading() -> str:
 
 
 def notify(state: str) -> None:
-    """Send a state, within PATIENCE: systemd may have others' to read first (sd_notify(3)). One that cannot be sent is reported: systemd ends what does not become ready."""
-    address = os.environ.get("NOTIFY_SOCKET")
+    """Send a state, within PATIENCE: systemd may have others' to read first (sd_notify(3)).
+
+    One that cannot be sent is reported: systemd ends what does not become ready.
+    """
+    address = start.taken().environment.get("NOTIFY_SOCKET")
     if not address:
         return
     try:

@@ -1,7 +1,6 @@
 """The arena's application: the JSON service, and beside it the plain-text endpoints that the arena loads."""
 
 import asyncio
-import os
 import sys
 from collections.abc import Coroutine, Iterable
 from typing import Any, NamedTuple
@@ -9,6 +8,7 @@ from typing import Any, NamedTuple
 from app.service import application, catalogue
 from app.service.application import PREFIX, Application, Message, Receive, Send, integer, natural
 from app.service.negotiation import Header
+from app.settings import start
 
 app: Application
 
@@ -124,7 +124,7 @@ def __getattr__(name: str) -> Application:
     """Build `app` when a server asks for it, as app/__init__.py does."""
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=sys.modules[__name__])
-    globals()["app"] = made = build(application.build(catalogue.load(os.environ)))
+    globals()["app"] = made = build(application.build(catalogue.load(start.taken().environment)))
     return made
 
 

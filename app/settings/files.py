@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from app.settings import start
 from app.settings.errors import PEM, ConfigurationError, shown
 
 MIB = 2**20
@@ -22,7 +23,7 @@ class NamedFile:
 
     @classmethod
     def of(cls, setting: str, text: str, remedy: str) -> Self:
-        """Return the file that `text` names, as an absolute path: the working directory may go away.
+        """Return the file that `text` names, as an absolute path, from the working directory of the start.
 
         Raises ConfigurationError for an empty text, and for one that no path can hold.
         """
@@ -40,12 +41,12 @@ class NamedFile:
             raise ConfigurationError(
                 f"{setting}={shown(ascii(text))} cannot be written in this locale ({error.encoding}); set LC_ALL=C.UTF-8"
             ) from error
-        try:
-            return cls(setting, Path(text).absolute())
-        except OSError as error:  # a relative path, and a working directory that is gone
+        path, folder = Path(text), start.taken().folder
+        if folder is None and not path.is_absolute():
             raise ConfigurationError(
                 f"{setting}={shown(text)} is relative to a working directory that is gone; {remedy}"
-            ) from error
+            )
+        return cls(setting, path if folder is None else folder / path)
 
     def __str__(self) -> str:
         """Return setting and value as an error shows them."""

@@ -1,6 +1,5 @@
 """The shape of `server.toml`: its tables, and the range of each value."""
 
-import os
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import inspect
 
+from app.settings import start
 from app.settings.errors import ConfigurationError, shown
 
 MOST_WORKERS = 512
@@ -56,11 +56,7 @@ class ListenerTable(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def _available_cpus() -> int:
-    try:
-        cpus = len(os.sched_getaffinity(0))
-    except OSError:  # a seccomp profile
-        cpus = os.cpu_count() or 1
-    return min(cpus, MOST_WORKERS)
+    return min(start.taken().cpus, MOST_WORKERS)
 
 
 class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import wait_until
+from tests.support.processes import ROOT, wait_until
 from tests.support.service import Launch
 
 
@@ -47,3 +47,23 @@ def test_a_state_waits_for_room_in_systemds_queue(launch: Launch, tmp_path: Path
         while systemd.recv(100) != b"READY=1":
             pass
         service.ready().stop()
+
+
+def test_a_preloaded_application_that_unsets_the_socket_hinders_nothing(launch: Launch, tmp_path: Path) -> None:
+    """As sd_notify(3) does if it is asked to."""
+    (tmp_path / "unsetting.py").write_text(
+        "import os\ndel os.environ['NOTIFY_SOCKET']\nfrom tests.support.applications import app\n"
+    )
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(path := str(tmp_path / "notify"))
+        systemd.settimeout(30)
+        service = launch(
+            APPLICATION="unsetting:app",
+            APPLICATION_PRELOAD="true",
+            PYTHONPATH=f"{tmp_path}:{ROOT}",
+            NOTIFY_SOCKET=path,
+            WORKERS="1",
+        )
+        assert systemd.recv(100) == b"READY=1"
+        service.ready().stop()
+        assert systemd.recv(100) == b"STOPPING=1"

@@ -1,6 +1,8 @@
 """SIGHUP: server.toml and the dataset are read again, and what has changed is served without a lost request."""
 
 import json
+import os
+import shutil
 import signal
 import ssl
 import time
@@ -13,7 +15,7 @@ from bench import oracle
 from tests.support.configuration import SERVER_TOML, configured
 from tests.support.load import Loads
 from tests.support.ports import free_port
-from tests.support.processes import has_signal, is_running, wait_until
+from tests.support.processes import ROOT, has_signal, is_running, wait_until
 from tests.support.service import Launch, Service
 
 
@@ -230,6 +232,54 @@ def test_an_import_that_fails_in_the_trial_leaves_the_launcher_as_it_was(
         service, "broken:app cannot be imported (ValueError: not yet); correct what raises it; nothing has changed"
     )
     is_served(service, tmp_path, serving("other:app", preload=False))
+    service.stop()
+
+
+CHANGES = {
+    "folder": "os.chdir('/')",
+    "environment": "os.environ['DATASET_PATH'] = os.environ['OTHER']",
+    "processors": "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})",
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_what_a_preloaded_application_changes_is_no_setting(
+    launch: Launch, tmp_path: Path, pair: dict[str, str], what: str
+) -> None:
+    """Folder, environment and processors are those of the start, for what is read after the import, too."""
+    workers = len(os.sched_getaffinity(0))
+    if workers < 2 and what == "processors":
+        pytest.skip("one processor cannot become fewer")
+    (tmp_path / "changing.py").write_text(f"import os\n{CHANGES[what]}\n{RESPONDS}")
+    own = '\nport_variable = "PORT"\napplication = { import = "app:app" }\n'
+    text = serving("changing:app", preload=True).replace('\nport_variable = "PORT"\n', own)
+    files = {**pair, "DATASET_PATH": shortened(tmp_path / "items.json", 7)}
+    environment = {name: os.path.relpath(path, ROOT) for name, path in files.items()}
+    environment |= {"OTHER": shortened(tmp_path / "other.json", 3), "PYTHONPATH": f"{tmp_path}:{ROOT}", "WORKERS": ""}
+    service = launch(configured(tmp_path, text), **environment)
+    service.environment["WORKERS"] = str(workers)  # what is waited for
+    before = service.ready().server_processes
+    assert httpx.get(f"{service.url}/json/50", trust_env=False).json()["count"] == 7
+    has_changed_nothing(service, before)
+    service.stop()
+
+
+def test_a_working_directory_that_is_made_anew_hinders_no_reload(
+    launch: Launch, tmp_path: Path, pair: dict[str, str]
+) -> None:
+    folder = tmp_path / "folder"
+
+    def made() -> None:
+        folder.mkdir()
+        shortened(folder / "items.json", 7)
+
+    made()
+    wrapper = ("sh", "-c", f'cd "{folder}" && exec "$@"', "sh")
+    variables = {"DATASET_PATH": "items.json", "PYTHONPATH": str(ROOT), "WORKERS": "1"}
+    service = launch(configured(tmp_path, SERVER_TOML), wrapper=wrapper, **variables, **pair).ready()
+    shutil.rmtree(folder)
+    made()
+    is_served(service, tmp_path, SERVER_TOML.replace("backlog = 16384", "backlog = 100"))
     service.stop()
 
 

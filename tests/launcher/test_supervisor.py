@@ -19,7 +19,7 @@ from app.launcher.reloading import Reloaded
 from app.launcher.server_process import Endpoint, ListenerError, State, Work
 from app.launcher.sockets import ReuseportGroup
 from app.launcher.supervisor import Supervisor
-from app.settings import config
+from app.settings import config, start
 from app.settings.config import Configuration
 from app.settings.errors import ConfigurationError
 
@@ -269,6 +269,7 @@ def main() -> Iterator[Callable[[], int]]:
         from app.__main__ import main  # noqa: PLC0415 - blocks signals when it is imported
 
         stack.enter_context(mock.patch.object(sys, "argv", ["app"]))
+        stack.enter_context(mock.patch.object(start, "_taken", None))
         stack.enter_context(mock.patch.dict(os.environ, {"SELF_SIGNED": "1"}, clear=True))
         stack.enter_context(mock.patch("app.launcher.output.open_standard_streams"))
         stack.enter_context(mock.patch("app.launcher.log.set_up"))  # of this process, which other tests share

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
+from app.settings import start
 from bench.listeners import ENABLED
 from tests.support.ports import free_ports
 from tests.support.processes import ROOT, clean_environment
@@ -69,6 +70,7 @@ def check(*arguments: str, **environment: str) -> Checked:
         with (
             mock.patch.dict(os.environ, variables, clear=True),
             mock.patch.object(sys, "argv", ["app", "--check", *arguments]),
+            mock.patch.object(start, "_taken", None),
             _written(1) as output,
             _written(2) as errors,
         ):
