@@ -4,12 +4,15 @@ import errno
 import ipaddress
 import os
 import socket
+import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 
 INTERVAL = 5.0  # seconds between looks at all
 SLICE, PAUSE = 100, 0.01  # connections that are looked at without letting requests go first, and the seconds for these
+ACKNOWLEDGED = slice(120, 128)  # of struct tcp_info (linux/tcp.h): tcpi_bytes_acked
 
 Peer = tuple[bytes, int]
 
@@ -42,6 +45,16 @@ def connections_to(port: int) -> Iterator[tuple[Peer, socket.socket]]:
                     peer = packed(host, its_port)
             if peer is not None:
                 yield peer, connection
+
+
+def acknowledged(port: int) -> Counter[Peer]:
+    """Return how many bytes each client of `port` has taken since it has connected. As `connections_to`, it takes time."""
+    taken: Counter[Peer] = Counter()
+    for peer, connection in connections_to(port):
+        with suppress(OSError):  # its client has gone
+            info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, ACKNOWLEDGED.stop)
+            taken[peer] += int.from_bytes(info[ACKNOWLEDGED], sys.byteorder)
+    return taken
 
 
 def packed(host: str, port: str | int) -> Peer:

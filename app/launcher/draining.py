@@ -4,12 +4,13 @@ import asyncio
 import math
 import mmap
 import signal
+import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 
 from app.launcher.asgi import Application, Message, Receive, Send
-from app.launcher.connections import INTERVAL, connections_to, packed
+from app.launcher.connections import INTERVAL, Peer, acknowledged, connections_to, packed
 from app.launcher.lifespan import Lifespan
 from app.launcher.log import warn
 from app.launcher.web_socket import ENDED, UNREAD, GoneError, WebSocket
@@ -20,7 +21,10 @@ CLOSE_NOTICE = signal.SIGRTMIN + 5
 DRAIN = signal.SIGRTMIN + 6
 """To a server process, which passes it on to its workers: accept no more, finish what was received, end."""
 QUIET, ARRIVED = 0.05, 0.3  # seconds without a message after which all have come, and that this may take
-CLOSE_FRAMES = 0.5  # seconds for the close frames of all WebSockets
+CLOSE_FRAMES = (
+    0.5  # seconds in which a client has to take something, if the close frame of its WebSocket waits for that
+)
+FIRST_LOOK = 0.1  # seconds after which most have been sent
 REMINDER = 60.0  # seconds between lines about too many of them
 
 CLOSE = (b"connection", b"close")
@@ -40,6 +44,7 @@ class Draining:
         self.web_sockets: set[WebSocket] = set()
         self._newest: dict[tuple[str, str], WebSocket] = {}  # by client, whose address others may have had before
         self.most_web_sockets = math.inf
+        self.port = 0
         self.patience = 1.0  # seconds of a drain for WebSockets: the rest of its deadline is the application's
         self._next_line = 0.0  # when it may be reported again that there are so many (time.monotonic)
         self._lifespan: Lifespan | None = None
@@ -63,13 +68,47 @@ class Draining:
                 each.stop_receiving()
         accepted = [each for each in ones if each.accepted]
         await self._read_ahead([each for each in accepted if not each.closed])
-        closing = {asyncio.ensure_future(each.close()): each for each in accepted}
+        closing: dict[asyncio.Future[None], WebSocket] = {
+            asyncio.ensure_future(each.close()): each for each in accepted
+        }
         if closing:
-            _, unread = await asyncio.wait(closing, timeout=CLOSE_FRAMES)
-            # What waits for a client that reads nothing would abort the worker when Granian's runtime ends (2.8.7).
+            await self._give_up_unread(closing)
+
+    async def _give_up_unread(self, closing: Mapping[asyncio.Future[None], WebSocket]) -> None:
+        """Wait until all are closed; give up those whose client takes nothing of what was sent, after `patience` all.
+
+        What waits for a client that reads nothing would abort the worker when Granian's runtime ends (2.8.7).
+        """
+        end = time.monotonic() + self.patience
+        before: Mapping[Peer, int] | None = None
+        while unread := (await asyncio.wait(closing, timeout=FIRST_LOOK if before is None else CLOSE_FRAMES))[1]:
+            now = await self._taken(left) if (left := end - time.monotonic()) > 0 else {}
             for close in unread:
-                close.cancel()
-                closing[close].give_up(UNREAD)
+                peer = packed(*client) if (client := closing[close].client) else None
+                if peer is None or peer not in now or (before is not None and before.get(peer) == now[peer]):
+                    close.cancel()
+                    closing[close].give_up(UNREAD)
+            before = now
+
+    async def _taken(self, seconds: float) -> Mapping[Peer, int]:
+        """Return what clients have taken; nothing if that cannot be known within `seconds`."""
+        loop = asyncio.get_running_loop()
+        taken: asyncio.Future[Mapping[Peer, int]] = loop.create_future()
+
+        def look() -> None:
+            try:
+                result: Mapping[Peer, int] = acknowledged(self.port)
+            except OSError:  # no descriptor is free
+                result = {}
+            with suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(taken.set_result, result)
+
+        try:
+            threading.Thread(target=look, daemon=True).start()
+        except RuntimeError:  # a limit on threads
+            return {}
+        await asyncio.wait([taken], timeout=seconds)
+        return taken.result() if taken.done() else {}
 
     async def _read_ahead(self, ones: list[WebSocket]) -> None:
         """Read what has come: Granian drops what an application has not received when a WebSocket is closed (2.8.7)."""

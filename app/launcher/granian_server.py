@@ -53,6 +53,7 @@ def serve(endpoint: Endpoint, startups: Startups) -> None:
     log.keep_loggers()
     draining = Draining(listener.name, endpoint.application or _not_loaded, scheduling.requests_done)
     draining.most_web_sockets = settings.backpressure
+    draining.port = listener.port
     draining.patience = min(settings.stop_deadline, settings.drain_deadline) / 2
     signal.signal(CLOSE_NOTICE, lambda *_: draining.send_close_notice())
     start_method = multiprocessing.get_start_method(allow_none=True)  # of a preloaded application; else None

@@ -67,6 +67,8 @@ class WebSocket:
     async def send(self, message: Message) -> None:
         """Take a message of the application's. Raises GoneError if its client has left, or will not read it."""
         if self._given_up or self.closed:
+            if self._close_sent and not self._close_sent.done():  # its client is slow to take what was sent before
+                await asyncio.wait([self._close_sent])
             await asyncio.sleep(0)  # it may send again and again, without ever letting others go first
             if self._given_up or time.monotonic() > self._ends:
                 raise GoneError(self._given_up or RESTARTING)
@@ -121,10 +123,10 @@ class WebSocket:
         if self._close_sent:
             await asyncio.wait([self._close_sent])
         elif not self.closed:
-            self._ends = time.monotonic() + PUSHES
             message = {"type": "websocket.close", "code": SERVICE_RESTART, "reason": RESTARTING}
             with suppress(GoneError):  # the client does not read
                 await self._close(message, SERVICE_RESTART, RESTARTING)
+            self._ends = time.monotonic() + PUSHES
 
     async def _close(self, message: Message, code: int, reason: str) -> None:
         """Send a close. Granian does so when nobody waits for a message any more (2.8.7), so that ends first."""

@@ -1,4 +1,4 @@
-"""Clients that leave, or come, while a worker is drained: Granian drops its runtime with its last connection."""
+"""Clients that leave, come, or read slowly, while a worker is drained: Granian drops its runtime with its last connection."""
 
 import os
 import signal
@@ -14,7 +14,8 @@ import pytest
 import websockets
 
 from app.launcher.lifecycle import NOTICE_AT_STOP
-from tests.support.configuration import configured, with_web_sockets
+from tests.support.configuration import SERVER_TOML, configured, with_web_sockets
+from tests.support.http1 import WEBSOCKET_UPGRADE
 from tests.support.processes import ROOT, wait_until
 from tests.support.service import Launch, Service
 from tests.support.web_sockets import WebSocket
@@ -32,6 +33,13 @@ async def app(scope, receive, send):
         await asyncio.sleep(0.01)
         note("closed " + scope["state"]["pool"])
         await send({"type": "lifespan.shutdown.complete"})
+    elif scope["type"] == "websocket" and scope["path"] == "/large":
+        await receive()
+        await send({"type": "websocket.accept"})
+        sending = asyncio.ensure_future(send({"type": "websocket.send", "bytes": bytes(2**24)}))
+        note("sends")
+        await sending
+        note("read " + str((await receive())["code"]))
     elif scope["type"] == "websocket":
         if scope["path"] != "/receives-late":
             await receive()
@@ -67,13 +75,13 @@ SHUTDOWNS = ["closed the pool"] * 2  # of two listeners
 
 
 @pytest.fixture
-def start(launch: Launch, tmp_path: Path) -> Callable[[], Service]:
+def start(launch: Launch, tmp_path: Path) -> Callable[..., Service]:
     """Start the service with one worker for each listener."""
 
-    def start() -> Service:
+    def start(text: str = SERVER_TOML) -> Service:
         (tmp_path / "leaving.py").write_text(SOURCE)
         return launch(
-            configured(tmp_path, with_web_sockets()),
+            configured(tmp_path, with_web_sockets(text)),
             APPLICATION="leaving:app",
             NOTES=str(tmp_path / "notes"),
             PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)]),
@@ -95,7 +103,7 @@ def leave(connection: socket.socket) -> None:
 
 
 def test_a_client_that_leaves_in_a_drain_costs_no_shutdown(
-    start: Callable[[], Service], noted: Callable[[], list[str]]
+    start: Callable[..., Service], noted: Callable[[], list[str]]
 ) -> None:
     service = start()
     client = socket.create_connection(("127.0.0.1", service.port), timeout=30)
@@ -115,7 +123,7 @@ def test_a_client_that_leaves_in_a_drain_costs_no_shutdown(
 
 @pytest.mark.parametrize(("path", "seen"), [("", 1012), ("receives-late", 1012), ("refuses", 403)])
 def test_web_sockets_that_are_accepted_in_a_drain_are_closed_with_1012(
-    start: Callable[[], Service], noted: Callable[[], list[str]], path: str, seen: int
+    start: Callable[..., Service], noted: Callable[[], list[str]], path: str, seen: int
 ) -> None:
     """Starlette receives `websocket.connect` as it accepts; what is refused is a 403 as ever."""
     service = start()
@@ -141,8 +149,33 @@ def test_web_sockets_that_are_accepted_in_a_drain_are_closed_with_1012(
     assert sorted(noted()) == [*SHUTDOWNS, *["comes"] * 5, *["ends"] * 5]
 
 
+def test_a_web_socket_client_that_reads_slowly_gets_what_was_sent_before_a_drain(
+    start: Callable[..., Service], noted: Callable[[], list[str]]
+) -> None:
+    service = start(SERVER_TOML.replace("stop_deadline = 3", "stop_deadline = 20"))
+    handshake = b"".join(f"{name}: {value}\r\n".encode() for name, value in WEBSOCKET_UPGRADE.items())
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        client.settimeout(30)
+        client.connect(("127.0.0.1", service.port))
+        client.sendall(b"GET /large HTTP/1.1\r\nhost: a\r\n" + handshake + b"\r\n")
+        wait_until(lambda: "sends" in noted(), "the message")
+        service.remember()
+        service.signal(signal.SIGTERM)
+        read = b""
+        while part := client.recv(65536):
+            read += part
+            time.sleep(0.01)
+    reason = b"the server restarts"
+    close = bytes([0x88, 2 + len(reason)]) + (1012).to_bytes(2) + reason  # RFC 6455, section 5.5.1
+    assert read.partition(b"\r\n\r\n")[2] == bytes([0x82, 127]) + (2**24).to_bytes(8) + bytes(2**24) + close
+    assert service.wait() == 0
+    service.gone()
+    assert sorted(noted()) == [*SHUTDOWNS, "read 1012", "sends"]
+
+
 def test_work_after_a_response_is_waited_for_though_its_task_has_another_name(
-    start: Callable[[], Service], noted: Callable[[], list[str]]
+    start: Callable[..., Service], noted: Callable[[], list[str]]
 ) -> None:
     service = start()
     assert httpx.get(f"{service.url}/named", trust_env=False).text == "ok"
