@@ -134,7 +134,7 @@ def _load_in_worker(listener: Listener) -> Application:
     try:
         return loading.load(listener.application)
     except ConfigurationError as error:
-        log.error(f"listener {listener.name}: {error}", details=error.details)
+        log.error(str(error), details=error.details)
         sys.exit(IMPORT_FAILED)
 
 

@@ -358,14 +358,23 @@ def test_a_preloaded_application_is_imported_once(
     service.stop()
 
 
+@pytest.mark.parametrize("own", [True, False])
 def test_an_import_that_fails_in_a_worker_later_is_reported(
-    launch: Launch, pair: dict[str, str], tmp_path: Path, client: httpx.Client
+    launch: Launch,
+    pair: dict[str, str],
+    tmp_path: Path,
+    client: httpx.Client,
+    own: bool,  # noqa: FBT001
 ) -> None:
     module = tmp_path / "changing.py"
     module.write_text("from tests.support.applications import app\n")
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    text = SERVER_TOML.replace('import = "app:app"', 'import = "changing:app"')
+    if own:
+        table = '\nport_variable = "TLS_PORT"\napplication = { import = "changing:app" }\n'
+        text = SERVER_TOML.replace('\nport_variable = "TLS_PORT"\n', table)
     service = launch(
-        APPLICATION="changing:app", PYTHONPATH=path, PYTHONDONTWRITEBYTECODE="1", WORKERS="1", **pair
+        configured(tmp_path, text), PYTHONPATH=path, PYTHONDONTWRITEBYTECODE="1", WORKERS="1", **pair
     ).ready()
     module.write_text("from tests.support.applications import nothing\n")
     (server_process, *_) = service.server_processes
@@ -374,6 +383,8 @@ def test_an_import_that_fails_in_a_worker_later_is_reported(
     wait_until(
         lambda: "cannot be imported (ImportError: cannot import name 'nothing'" in service.errors.read_text(), "a line"
     )
+    prefix = "listener json-tls: " if own else ""
+    assert re.search(rf"^{prefix}application\.import=changing:app cannot", service.errors.read_text(), re.MULTILINE)
     module.write_text("from tests.support.applications import app\n")
     wait_until(lambda: _responds(client, service.tls_url), "a response", 20)
     service.stop()
