@@ -26,6 +26,8 @@ def main() -> int:
     """Check everything, then serve; the exit status is 0 if asked to stop, 1 after a failure, 2 for a bad setting."""
     output.open_standard_streams()
     started_with = start.take().environment
+    if not any(each.startswith("--ch") for each in sys.argv):  # --check, which argparse takes shortened, too
+        log.set_up("json" if started_with.get("LOG_FORMAT") == "json" else "text")
     parser = console.Parser(prog="python -m app", description=__doc__)
     parser.add_argument("--config", metavar="FILE", help="server.toml (CONFIG)")
     parser.add_argument(
@@ -37,8 +39,6 @@ def main() -> int:
     parser.add_argument("--version", action="version", version=f"granian-json {run.versions()}")
     arguments = parser.parse_args()
     environment = {**started_with, **({config.SELF_SIGNED_VARIABLE: "1"} if arguments.self_signed else {})}
-    if not arguments.check:
-        log.set_up("json" if environment.get("LOG_FORMAT") == "json" else "text")  # for what is wrong with server.toml
     try:
         with ExitStack() as stack:
             try:
@@ -71,7 +71,7 @@ def main() -> int:
 
 
 def _example(listener: config.Listener) -> str:
-    return f"{application.PREFIX}5?m=3" if listener.application.is_bundled else "/"
+    return f"{application.PREFIX}5?m=3" if listener.application.is_ours else "/"
 
 
 def _to_the_end() -> int:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import shlex
 import sys
 from typing import NoReturn
@@ -15,6 +16,9 @@ from app.settings.errors import cut, shown
 from app.settings.tables import Server
 
 _out = Output(1)
+
+HOST = re.compile(r"(\*(?=\.[^.]+\.[^.])|(?!-)[\w-]+)(\.(?!-)[\w-]+)*\.?|[0-9a-f]*:[0-9a-f:]*", re.ASCII)
+"""A name of a certificate under which a URL reaches it: of letters, digits, - and _, after a wildcard perhaps, or IPv6."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -82,13 +86,14 @@ def curl(server: Server, listener: Listener, pair: Pair | None, target: str) -> 
     if not pair.names:
         return "(the certificate has no names: no client can verify it)"
     own = " --cert client.crt --key client.key" if needs_client_certificate(listener) else ""
-    if os.getppid() <= 1:  # init, or started by it: a container or a unit, whose files are nobody else's
+    name = next((each for each in pair.names if HOST.fullmatch(each)), None)
+    if name is None or os.getppid() <= 1:  # init, or started by it: a container or a unit, whose files are its own
         options = f"--insecure --pinnedpubkey 'sha256//{pair.pin}'{own}"  # verified by its public key alone
         return f"curl {options} {_quoted(f'https://{address(host, listener.port)}{target}')}"
     authority = f"{shlex.quote(str(pair.authority))}{own}"
     if host in pair.names:
         return f"curl --cacert {authority} {_quoted(f'https://{address(host, listener.port)}{target}')}"
-    name = pair.names[0].replace("*", "www")
+    name = name.replace("*", "www")
     return (
         f"curl --cacert {authority} --connect-to '::{address(host, listener.port)}'"
         f" {_quoted(f'https://{address(name, listener.port)}{target}')}"

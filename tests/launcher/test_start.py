@@ -13,12 +13,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from app.launcher.console import curl
 from app.settings import certificate, config
 from app.settings.config import PairFiles
 from app.settings.files import NamedFile
 from bench import oracle
+from tests.support.certificates import write_self_signed
 from tests.support.configuration import SERVER_TOML, configured
 from tests.support.processes import ROOT, clean_environment, pasted, wait_until
 from tests.support.service import Launch, Service, with_free_ports
@@ -62,12 +64,24 @@ def test_each_listener_is_described_on_a_line(service: Service) -> None:
 
 def test_the_curl_lines_work_when_pasted(service: Service, launch: Launch) -> None:
     own = launch().ready()
-    for each in (service, own):
+    arena = launch(APPLICATION="app.service.arena:app", WORKERS="1").ready()
+    for each in (service, own, arena):
         lines = [line for line in each.output.read_text().splitlines() if line.startswith("  curl ")]
         assert len(lines) == len(each.listeners)
         for line in lines:
             assert pasted(line) == oracle.body(5, 3)
     own.stop()
+    arena.stop()
+
+
+@pytest.mark.parametrize("name", ["a b", "*", "[x]", "-k", "a#b", "b[1-3].example", "a%41", "*.example.org", "a_b"])
+def test_the_curl_line_works_whatever_name_a_certificate_has(launch: Launch, tmp_path: Path, name: str) -> None:
+    files = write_self_signed(tmp_path, ec.generate_private_key(ec.SECP256R1()), common_name=name)
+    service = launch(**files, WORKERS="1").ready()
+    line = service.output.read_text().splitlines()[1]
+    assert ("--pinnedpubkey" in line) == (name not in {"*.example.org", "a_b"} or os.getpid() <= 1)
+    assert pasted(line) == oracle.body(5, 3)
+    service.stop()
 
 
 @pytest.mark.parametrize("starter", [0, 1])
@@ -200,6 +214,20 @@ def test_a_changed_dataset_or_server_toml_has_no_effect_until_a_reload(
     again = launch(config, DATASET_PATH=str(dataset), **pair).ready()
     assert httpx.get(f"{again.url}/json/50?m=2", trust_env=False).content == oracle.body(7, 2, dataset)
     again.stop()
+
+
+@pytest.mark.parametrize("arguments", [["--serve"], ["--config"], ["--serve", "--check"]])
+def test_log_format_counts_from_the_first_line(arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "app", *arguments]
+    environment = clean_environment() | {"LOG_FORMAT": "json"}
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+    assert result.returncode == 2
+    if "--check" in arguments:  # which speaks to people
+        assert result.stderr.startswith("configuration: ")
+    else:
+        record = json.loads(result.stderr)
+        assert record["level"] == "ERROR"
+        assert record["message"].startswith("configuration: ")
 
 
 def test_a_mistake_on_the_command_line_is_exit_2_with_one_line() -> None:
