@@ -33,20 +33,21 @@ class Silence:
         self.application = application
         self.port = port
         self.seconds = seconds
-        self.requests: dict[Client, UnderWay] = {}
+        self.requests: dict[Client, list[UnderWay]] = {}
 
     def __call__(self, scope: Message, receive: Receive, send: Send) -> Awaitable[None]:
         """Return the application's coroutine: there is none of our own around it.
 
-        Its client is noted with its last request alone: over HTTP/1.1 there is one at a time, WebSockets are one, and
-        a client of HTTP/2 is never silent. The same address may be another connection's when that request has ended.
+        Its client is noted with all of its requests that are under way: an address is several connections' if it has
+        connected to several of ours, or with HTTP/2. It may be another connection's when they have ended.
         """
         coroutine = self.application(scope, receive, send)
         if client := scope.get("client"):
+            others = [each for each in self.requests.get(client, ()) if each() is not None]
             try:
-                self.requests[client] = weakref.ref(coroutine)
+                self.requests[client] = [*others, weakref.ref(coroutine)]
             except TypeError:  # an awaitable of the application's own that cannot be referred to: as if it never ended
-                self.requests[client] = lambda: True
+                self.requests[client] = [lambda: True]
         return coroutine
 
     def close_for_ever(self) -> None:
@@ -58,16 +59,16 @@ class Silence:
 
     def close(self) -> None:
         """Close the connections that are silent now, and forget the clients that have gone. Raises OSError."""
-        requests = {packed(*client): (client, request) for client, request in self.requests.copy().items()}
-        under_way = {peer for peer, (_, request) in requests.items() if request() is not None}
+        requests = {packed(*client): (client, ones) for client, ones in self.requests.copy().items()}
+        under_way = {peer for peer, (_, ones) in requests.items() if any(each() is not None for each in ones)}
         seen: set[Peer] = set()
         for peer, connection in connections_to(self.port):
             seen.add(peer)
             with suppress(OSError):  # its client has gone
                 if peer not in under_way and self._is_silent(connection):
                     connection.shutdown(socket.SHUT_RDWR)
-        for peer, (client, request) in requests.items():
-            if peer not in seen and self.requests.get(client) is request:
+        for peer, (client, ones) in requests.items():
+            if peer not in seen and self.requests.get(client) is ones:
                 del self.requests[client]
 
     def _is_silent(self, connection: socket.socket) -> bool:

@@ -122,6 +122,22 @@ def test_an_address_that_another_connection_had_is_no_excuse(listening: socket.s
         assert is_closed(again)
 
 
+def test_an_address_may_have_several_connections(listening: socket.socket) -> None:
+    """To several addresses of the server, say: none is closed while one of them has a request under way."""
+    host, port, *_ = listening.getsockname()
+    silence = Silence(application, port, 0.2)
+    with socket.create_connection((host, port)) as client, listening.accept()[0]:
+        request = ask(silence, client)
+        ask(silence, client).close()
+        time.sleep(0.3)
+        silence.close()
+        assert not is_closed(client)
+        request.close()
+        del request
+        silence.close()
+        assert is_closed(client)
+
+
 def test_an_awaitable_that_cannot_be_referred_to_is_never_taken_for_ended(listening: socket.socket) -> None:
     class Awaitable:
         __slots__ = ()
