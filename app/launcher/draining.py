@@ -6,8 +6,10 @@ import mmap
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
+from queue import Empty, SimpleQueue
 
 from app.launcher.asgi import Application, Message, Receive, Send
 from app.launcher.connections import INTERVAL, Peer, acknowledged, connections_to, packed
@@ -25,6 +27,7 @@ CLOSE_FRAMES = (
     0.5  # seconds in which a client has to take something, if the close frame of its WebSocket waits for that
 )
 FIRST_LOOK = 0.1  # seconds after which most have been sent
+BETWEEN_LOOKS = 0.1  # seconds at least between looks who has left: clients can ask for them
 REMINDER = 60.0  # seconds between lines about too many of them
 
 CLOSE = (b"connection", b"close")
@@ -43,6 +46,7 @@ class Draining:
         self.restarting = False
         self.web_sockets: set[WebSocket] = set()
         self._newest: dict[tuple[str, str], WebSocket] = {}  # by client, whose address others may have had before
+        self._succeeded: SimpleQueue[WebSocket] = SimpleQueue()  # by one of their address
         self.most_web_sockets = math.inf
         self.port = 0
         self.patience = 1.0  # seconds of a drain for WebSockets: the rest of its deadline is the application's
@@ -138,8 +142,8 @@ class Draining:
         one = WebSocket(scope, receive, send, lambda: self.restarting)
         self.web_sockets.add(one)
         if one.client is not None:
-            if (former := self._newest.get(one.client)) is not None:  # whose client has left, and comes from its port
-                former.leave()
+            if (former := self._newest.get(one.client)) is not None:
+                self._succeeded.put(former)
             self._newest[one.client] = one
         try:
             await self.application(scope, one.receive, one.send)
@@ -156,18 +160,30 @@ class Draining:
 
         Granian says so to who receives alone, and takes what is sent to one that has left (docs/upstream.md, t).
         """
+        succeeded: set[WebSocket] = set()
         while True:
-            time.sleep(INTERVAL)
+            with suppress(Empty):  # a look at once, if another client has come from an address
+                succeeded.add(self._succeeded.get(timeout=INTERVAL))
+                while True:
+                    succeeded.add(self._succeeded.get_nowait())
             with suppress(OSError, RuntimeError):  # no descriptor is free, or the loop has ended
-                self.give_up_who_has_left(port, loop)
+                self.give_up_who_has_left(port, loop, succeeded)
+                succeeded.clear()
+            time.sleep(BETWEEN_LOOKS)
 
-    def give_up_who_has_left(self, port: int, loop: asyncio.AbstractEventLoop) -> None:
-        """Give up the WebSockets whose client has reset its connection to `port`. Raises OSError, RuntimeError."""
+    def give_up_who_has_left(
+        self, port: int, loop: asyncio.AbstractEventLoop, succeeded: Collection[WebSocket] = ()
+    ) -> None:
+        """Give up the WebSockets whose client has reset its connection to `port`. Raises OSError, RuntimeError.
+
+        One of an address that another has come from has left if the address has one connection: with several it has
+        connected to several of ours, and they are given up when none is left.
+        """
         open_ones = [(packed(*each.client), each) for each in list(self.web_sockets) if each.client]
         if open_ones:
-            there = {peer for peer, _ in connections_to(port)}
+            there = Counter(peer for peer, _ in connections_to(port))
             for peer, each in open_ones:
-                if peer not in there:
+                if not there[peer] or (there[peer] == 1 and each in succeeded):
                     loop.call_soon_threadsafe(each.leave)
 
     async def _refuse(self, receive: Receive, send: Send) -> None:

@@ -7,7 +7,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
@@ -270,6 +270,27 @@ def test_a_client_that_comes_from_the_port_of_one_that_has_left_takes_its_place(
         second.sendall(b"GET /sends HTTP/1.1\r\nhost: a\r\n" + handshake + b"\r\n")
         wait_for_note(tmp_path, "it has left")
         assert second.recv(4096)
+    service.stop()
+
+
+def test_a_client_may_come_from_one_port_to_two_addresses(start: Callable[..., Service], tmp_path: Path) -> None:
+    service = start(HOST="0.0.0.0")  # noqa: S104 - several addresses
+    source = ("127.0.0.1", free_port())
+    handshake = b"".join(f"{name}: {value}\r\n".encode() for name, value in WEBSOCKET_UPGRADE.items())
+    with ExitStack() as stack:
+        clients = [stack.enter_context(socket.socket()) for _ in range(2)]
+        for number, client in enumerate(clients, 1):
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            client.bind(source)
+            client.settimeout(30)
+            client.connect((f"127.0.0.{number}", service.port))
+            client.sendall(b"GET /sends HTTP/1.1\r\nhost: a\r\n" + handshake + b"\r\n")
+            assert client.recv(4096)
+        for client in clients:
+            with client.makefile("rb") as reader:
+                assert len(reader.read(50_000)) == 50_000  # sent within a second
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    wait_until(lambda: (tmp_path / "notes").read_text().count("it has left") == 2, "both to be noticed")
     service.stop()
 
 
