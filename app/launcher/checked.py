@@ -21,13 +21,13 @@ class Checked:
     """ASGI middleware that raises ValueError in the application for what Granian's Rust panics at.
 
     That is a status, headers or a subprotocol that cannot be sent. A header that comes more than once in the refusal of a
-    WebSocket is sent once, and a reason for its close as far as there is room.
+    WebSocket is sent once, and a reason for its close as far as there is room. What is dropped is reported once.
     """
 
     def __init__(self, application: Application) -> None:
         """Pass every call on to `application`."""
         self.application = application
-        self._reported = False
+        self._reported: set[str] = set()
 
     def __call__(self, scope: Message, receive: Receive, send: Send) -> Awaitable[None]:
         """Return the application's coroutine."""
@@ -47,22 +47,35 @@ class Checked:
                 message = self._without_repetition(_checked_start(message))
             elif message["type"] == "websocket.close":
                 message = _with_short_reason(message)
-            elif message["type"] == "websocket.accept" and not (message.get("subprotocol") or "").isprintable():
-                raise ValueError(
-                    f"subprotocol={message['subprotocol']!r} is no token (RFC 6455, section 4.1); give one that can be printed"
-                )
+            elif message["type"] == "websocket.accept":
+                self._check_accept(message)
             await send(message)
 
         return send_checked
+
+    def _check_accept(self, message: Message) -> None:
+        """Report headers, which Granian drops. Raises ValueError for a subprotocol that cannot be sent."""
+        if not (message.get("subprotocol") or "").isprintable():
+            raise ValueError(
+                f"subprotocol={message['subprotocol']!r} is no token (RFC 6455, section 4.1); give one that can be printed"
+            )
+        if message.get("headers"):
+            self._report("a WebSocket is accepted with headers; Granian drops them, so send what they say as a message")
+
+    def _report(self, what: str) -> None:
+        """Say it once."""
+        if what not in self._reported:
+            self._reported.add(what)
+            warn(what)
 
     def _without_repetition(self, message: Message) -> Message:
         """Return a refusal in which each header comes once: the last of its name."""
         headers = {bytes(name).lower(): value for name, value in message.get("headers", ())}
         if len(headers) == len(list(message.get("headers", ()))):
             return message
-        if not self._reported:
-            self._reported = True
-            warn("a response that refuses a WebSocket has a header more than once; Granian can send the last one alone")
+        self._report(
+            "a response that refuses a WebSocket has a header more than once; Granian can send the last one alone"
+        )
         return {**message, "headers": list(headers.items())}
 
 

@@ -35,6 +35,9 @@ async def app(scope, receive, send):
         await respond(send, b"ok", status=int(scope["query_string"] or b"200"))
     elif scope["type"] == "websocket":
         await receive()
+        if scope["path"] == "/headers":
+            await send({"type": "websocket.accept", "headers": COOKIES})
+            return await send({"type": "websocket.close", "code": 3000})
         if scope["path"] == "/close":
             await send({"type": "websocket.accept"})
             character, number = map(int, scope["query_string"].split(b"*"))
@@ -107,6 +110,16 @@ def test_a_refused_web_socket_costs_no_worker(
     said = service.errors.path.read_text()
     assert "panicked" not in said
     assert said.count("has a header more than once") == (path == "403")
+
+
+@pytest.mark.parametrize("runs", ["loop", "inline"])
+def test_headers_of_an_accepted_web_socket_are_reported_once(start: Callable[[str], Service], runs: str) -> None:
+    service = start(runs)
+    for path in ("headers", "headers", "close?97*1"):
+        with WebSocket(f"ws://127.0.0.1:{service.port}/{path}") as client, pytest.raises(websockets.ConnectionClosed):
+            client.recv()
+    service.stop()
+    assert service.errors.path.read_text().count("is accepted with headers; Granian drops them") == 1
 
 
 @pytest.mark.parametrize("runs", ["loop", "inline"])
