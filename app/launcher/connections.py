@@ -26,23 +26,14 @@ def connections_to(port: int) -> Iterator[tuple[Peer, socket.socket]]:
     for index, name in enumerate(os.listdir("/proc/self/fd")):  # noqa: PTH208 - thousands, and no use for a Path
         if index % SLICE == SLICE - 1:
             time.sleep(PAUSE)
-        try:
-            copy = os.dup(int(name))  # it stays the same connection, whoever closes the descriptor
-        except OSError as error:
-            if error.errno == errno.EBADF:  # it has gone
-                continue
-            raise
-        try:
-            connection = socket.socket(fileno=copy)
-        except OSError:  # it is no socket
-            os.close(copy)
+        connection = copy_of(int(name), port)
+        if connection is None:
             continue
         with connection:
             peer = None
-            with suppress(OSError):  # it listens, or its client has gone
-                if connection.family in (socket.AF_INET, socket.AF_INET6) and connection.getsockname()[1] == port:
-                    host, its_port, *_ = connection.getpeername()
-                    peer = packed(host, its_port)
+            with suppress(OSError):  # its client has gone
+                host, its_port, *_ = connection.getpeername()
+                peer = packed(host, its_port)
             if peer is not None:
                 yield peer, connection
 
@@ -55,6 +46,30 @@ def acknowledged(port: int) -> Counter[Peer]:
             info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, ACKNOWLEDGED.stop)
             taken[peer] += int.from_bytes(info[ACKNOWLEDGED], sys.byteorder)
     return taken
+
+
+def copy_of(number: int, port: int) -> socket.socket | None:
+    """Return a copy of a descriptor if it is a connection to `port`, whoever closes it meanwhile.
+
+    Raises OSError if no descriptor is free.
+    """
+    try:
+        copy = os.dup(number)
+    except OSError as error:
+        if error.errno == errno.EBADF:  # it has gone
+            return None
+        raise
+    try:
+        connection = socket.socket(fileno=copy)
+    except OSError:  # it is no socket
+        os.close(copy)
+        return None
+    with suppress(OSError):  # it listens, or its client has gone
+        if connection.family in (socket.AF_INET, socket.AF_INET6) and connection.getsockname()[1] == port:
+            connection.getpeername()
+            return connection
+    connection.close()
+    return None
 
 
 def packed(host: str, port: str | int) -> Peer:

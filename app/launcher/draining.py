@@ -3,6 +3,8 @@
 import asyncio
 import math
 import mmap
+import os
+import select
 import signal
 import threading
 import time
@@ -14,6 +16,7 @@ from queue import Empty, SimpleQueue
 from app.launcher.asgi import Application, Message, Receive, Send
 from app.launcher.connections import INTERVAL, Peer, acknowledged, connections_to, packed
 from app.launcher.lifespan import Lifespan
+from app.launcher.lingering import Lingering
 from app.launcher.log import warn
 from app.launcher.web_socket import ENDED, UNREAD, GoneError, WebSocket
 
@@ -42,6 +45,7 @@ class Draining:
         self.application = application
         self.requests_done = requests_done
         self.notice = mmap.mmap(-1, 1)  # shared with the workers: a signal to all would end what they have executed
+        self._notice_sent = os.eventfd(0)  # likewise
         self.on_started: Callable[[], None] = lambda: None  # of a worker: its startup is over
         self.restarting = False
         self.web_sockets: set[WebSocket] = set()
@@ -52,6 +56,7 @@ class Draining:
         self.patience = 1.0  # seconds of a drain for WebSockets: the rest of its deadline is the application's
         self._next_line = 0.0  # when it may be reported again that there are so many (time.monotonic)
         self._lifespan: Lifespan | None = None
+        self.lingering: Lingering | None = None
 
     def send_close_notice(self) -> None:
         """Send `Connection: close` on every HTTP/1.1 response from now on.
@@ -60,6 +65,15 @@ class Draining:
         request on another. HTTP/2 has no such header (RFC 9113, section 8.2.2).
         """
         self.notice[0] = 1
+        os.eventfd_write(self._notice_sent, 1)
+
+    def await_close_notice(self, lingering: Lingering) -> None:
+        """Have connections linger from the close notice on; for a thread of the worker."""
+        self.lingering = lingering
+        notice = select.poll()
+        notice.register(self._notice_sent, select.POLLIN)
+        if notice.poll()[0][1] & select.POLLIN:  # else an application has closed it
+            lingering.begin()
 
     async def before_drain(self) -> None:
         """Close the WebSockets that are open, and those that are accepted later, with 1012: clients may connect again."""
@@ -67,6 +81,8 @@ class Draining:
         if self._lifespan is not None:
             self._lifespan.keep_state()
         ones = list(self.web_sockets)  # a copy: inline, another thread may add one meanwhile
+        if self.lingering is not None:
+            await self.lingering.before_drain([each.client for each in ones if each.client])
         for each in ones:
             if not each.accepted:  # Granian would wait for ever, if the client has left (2.8.7)
                 each.stop_receiving()

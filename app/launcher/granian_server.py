@@ -24,6 +24,7 @@ from app.launcher.cookies import JoinedCookies
 from app.launcher.descriptors import end_when_starved_or_left
 from app.launcher.draining import CLOSE_NOTICE, DRAIN, Draining
 from app.launcher.forwarded import Forwarded
+from app.launcher.lingering import Lingering
 from app.launcher.receiving import WholeBodies
 from app.launcher.server_process import Endpoint
 from app.launcher.silence import Silence
@@ -71,6 +72,8 @@ def serve(endpoint: Endpoint, startups: Startups) -> None:
     def started() -> None:
         die_with(parent)  # again: the kernel forgets it if the application changes the process's user (prctl(2))
         startups.note(server.spawning)
+        lingering = Lingering(listener.port, is_patient=listener.protocol != "http/1.1")
+        threading.Thread(target=draining.await_close_notice, args=(lingering,), daemon=True).start()
         if listener.websockets:
             watch = threading.Thread(
                 target=draining.watch_for_ever, args=(listener.port, asyncio.get_running_loop()), daemon=True

@@ -1,0 +1,182 @@
+"""What a client gets of a response whose connection ends in a drain, though it sends something meanwhile."""
+
+import json
+import math
+import os
+import signal
+import socket
+import ssl
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Self
+
+import httpx
+import pytest
+import trustme
+from hyperframe.frame import WindowUpdateFrame
+
+from app.launcher import lingering
+from app.launcher.draining import CLOSE_NOTICE
+from app.launcher.lingering import Connection
+from bench import oracle
+from tests.support.configuration import SERVER_TOML, configured
+from tests.support.http1 import exchange, read_response
+from tests.support.http2 import Client
+from tests.support.ports import free_port, is_refused
+from tests.support.processes import ROOT, wait_until
+from tests.support.service import Launch
+
+ITEMS = 10_000
+WINDOW = 65_535
+FIN_WAIT = {"04", "05"}  # RFC 9293: FIN was sent, by shutdown(2) or close(2); whether it was acknowledged
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """A dataset of so many items that a response to all of them does not fit into a client's buffers."""
+    items = json.loads((ROOT / "app/service/dataset.json").read_text())
+    path = tmp_path / "dataset.json"
+    path.write_text(json.dumps([{**items[number % len(items)], "id": number + 1} for number in range(ITEMS)]))
+    return path
+
+
+def connected(port: int) -> socket.socket:
+    """Connect with a small receive buffer."""
+    connection = socket.socket()
+    connection.settimeout(10)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+    connection.connect(("127.0.0.1", port))
+    return connection
+
+
+def is_ended(connection: socket.socket) -> bool:
+    """Whether the server has ended its side, by /proc/net/tcp."""
+    ends = [f"{each[1]:04X}" for each in (connection.getpeername(), connection.getsockname())]
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return any([local[-4:], remote[-4:]] == ends and state in FIN_WAIT for _, local, remote, state, *_ in lines)
+
+
+def read_all(client: Client, stream: int, size: float = math.inf) -> None:
+    """Read a response's body, up to `size` bytes at least, and grant a window for what is read."""
+    granted = len(client.bodies.get(stream, b""))
+    while len(client.bodies.get(stream, b"")) < size and stream not in client.whole and not client.closed:
+        client.receive()
+        if (read := len(client.bodies.get(stream, b""))) > granted:
+            with suppress(ConnectionError):  # it was reset: then something is missing
+                client.send(*(WindowUpdateFrame(each, window_increment=read - granted) for each in (0, stream)))
+            granted = read
+
+
+@pytest.mark.parametrize("listener", ["json-h2c", "json-tls"])
+def test_a_stop_cuts_no_response_over_http2(
+    launch: Launch, pair: dict[str, str], authority: trustme.CA, tmp_path: Path, dataset: Path, listener: str
+) -> None:
+    text = SERVER_TOML.replace("stop_deadline = 3", "stop_deadline = 30")
+    text = text.replace('name = "json-tls"', 'name = "json-tls"\nprotocol = "auto"')
+    service = launch(configured(tmp_path, text), DATASET_PATH=str(dataset), H2C_PORT=str(free_port()), **pair).ready()
+    connection = connected(service.port_of(listener))
+    if listener == "json-tls":
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        authority.configure_trust(context)
+        context.set_alpn_protocols(["h2"])
+        connection = context.wrap_socket(connection, server_hostname="localhost")
+    body = oracle.body(ITEMS, 2, dataset)
+    with closing(Client(connection, WINDOW)) as client:
+        stream = client.request(f"/json/{ITEMS}?m=2")
+        read_all(client, stream, 200_000)
+        service.signal(signal.SIGTERM)
+        wait_until(lambda: is_refused(service.port_of(listener)), "the drain")
+        read_all(client, stream, len(body) - 60_000)  # a window of it: the rest is sent without another
+        wait_until(lambda: is_ended(client.socket), "the end of the server's side")
+        read_all(client, stream)
+        assert client.bodies[stream] == body
+        assert stream in client.whole
+    assert service.wait() == 0, service.report()
+    assert service.errors.read_text() == ""
+    service.gone()
+
+
+def test_a_response_with_a_close_notice_is_whole_for_a_client_that_pipelines(
+    launch: Launch, pair: dict[str, str], dataset: Path
+) -> None:
+    service = launch(DATASET_PATH=str(dataset), WORKERS="1", **pair).ready()
+    with connected(service.port) as connection:
+        exchange(connection)
+        os.kill(service.server_process_of("json"), CLOSE_NOTICE)
+        wait_until(lambda: httpx.get(service.url, trust_env=False).headers.get("connection") == "close", "the notice")
+        request = f"GET /json/{ITEMS}?m=2 HTTP/1.1\r\nhost: localhost\r\n\r\n".encode()
+        connection.sendall(request)
+        wait_until(lambda: is_ended(connection), "the end of the server's side")
+        connection.sendall(request)
+        assert read_response(connection) == oracle.body(ITEMS, 2, dataset)
+        assert connection.recv(1) == b""
+    service.stop()
+
+
+class Pair:
+    """Both ends of a connection, the server's as a copy that is kept in a drain."""
+
+    def __init__(self, received: int = 65536) -> None:
+        """Connect; the client's receive buffer has so many bytes."""
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            self.client = socket.socket()
+            self.client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, received)
+            self.client.connect(listening.getsockname())
+            self.server, _ = listening.accept()
+        self.kept = Connection(self.server.dup())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for each in (self.client, self.server, self.kept.copy):
+            each.close()
+
+    def is_in_use(self, *, is_expected: bool = False) -> bool:
+        """Close the server's own, as Granian does, and return whether the copy is to be kept."""
+        self.server.close()
+        return self.kept.begin(is_expected=is_expected)
+
+
+def test_a_connection_that_is_idle_is_not_waited_for() -> None:
+    with Pair() as pair:
+        pair.server.sendall(b"x" * 100)  # GOAWAY, say, which may not be acknowledged yet
+        assert not pair.is_in_use()
+    with Pair() as pair:
+        assert pair.is_in_use(is_expected=True)
+
+
+def test_one_that_something_was_sent_on_is_waited_for_until_its_client_has_closed_it() -> None:
+    with Pair() as pair:
+        pair.server.sendall(b"x" * 1000)
+        assert pair.is_in_use()
+        pair.client.sendall(b"y" * 100_000)
+        assert not pair.kept.is_over(is_patient=True)
+        assert pair.client.recv(1000, socket.MSG_WAITALL) == b"x" * 1000
+        assert pair.client.recv(1) == b""
+        pair.client.close()
+        wait_until(lambda: pair.kept.is_over(is_patient=True), "the client's end")
+
+
+@pytest.mark.parametrize("is_patient", [True, False])
+def test_a_client_that_takes_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, *, is_patient: bool) -> None:
+    monkeypatch.setattr(lingering, "STALLED" if is_patient else "QUIET", 0.01)
+    with Pair(4096) as pair:
+        pair.server.setblocking(False)  # noqa: FBT003 - socket's signature
+        pair.server.send(b"x" * 1_000_000)
+        assert pair.is_in_use()
+        wait_until(lambda: pair.kept.is_over(is_patient=is_patient), "the end of patience")
+        assert pair.client.recv(1) == b"x"
+
+
+def test_a_client_that_sends_on_is_waited_for_no_longer_than_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lingering, "LATEST", 0.1)
+    with Pair() as pair:
+        pair.client.sendall(b"y")
+        assert pair.is_in_use()
+
+        def is_over() -> bool:
+            pair.client.sendall(b"y")
+            return pair.kept.is_over(is_patient=True)
+
+        wait_until(is_over, "the end")
