@@ -24,7 +24,8 @@ from contextlib import suppress
 from app.launcher.connections import copy_of
 
 PAUSE = 0.02  # seconds between looks at which connections Granian has closed
-SLICE, TURN = 200, 0.001  # descriptors that are looked at without letting others go first, and the seconds for these
+SLICE, NEW = 1000, 8  # descriptors that are looked at without letting others go first; one to be kept counts for more
+TURN = 0.001  # seconds for these others
 FIRST_LOOK = 1.0  # seconds for which a drain waits until all connections are kept; 16,000 took 0.3
 FAREWELL = 200  # bytes that an idle connection gets at most at its end: GOAWAY twice, a ping, TLS's close notify
 QUIET = 1.0  # seconds without a byte from a client that has got everything; another is not to be expected
@@ -45,16 +46,17 @@ class Connection:
         self.port: int = copy.getpeername()[1]
         self._left = self._unacknowledged()
         self._sent = self._left + self._acknowledged()
-        self._closed = self._heard = self._progress = self._delivered = 0.0  # when (time.monotonic)
+        self._heard = self._progress = self._delivered = 0.0  # when (time.monotonic)
 
     def begin(self, *, is_expected: bool) -> bool:
-        """End our side, as Granian has closed it; return whether the client may lose something if it is closed now."""
+        """Return whether the client may lose something if it is closed now, as Granian does; end our side then."""
         self._left = self._unacknowledged()
         has_sent = self._left + self._acknowledged() - self._sent
         is_in_use = is_expected or max(has_sent, self._left) > FAREWELL or _number(self.copy, termios.FIONREAD) > 0
-        self._closed = self._heard = self._progress = time.monotonic()
-        with suppress(OSError):  # its client has reset it, which reading says, too
-            self.copy.shutdown(socket.SHUT_WR)
+        self._heard = self._progress = time.monotonic()
+        if is_in_use:
+            with suppress(OSError):  # its client has reset it, which reading says, too
+                self.copy.shutdown(socket.SHUT_WR)
         return is_in_use
 
     def is_over(self, *, is_patient: bool) -> bool:
@@ -134,7 +136,7 @@ class Lingering:
             is_ending = not main.is_alive()  # whatever Granian has left open has no response any more
             if not self._closed and (is_ending or (self._is_drained and not self._open)):
                 return
-            time.sleep(max(PAUSE, 2 * (time.monotonic() - began)))
+            time.sleep(max(PAUSE, time.monotonic() - began))
 
     def _has_ended(self, each: Connection) -> bool:
         if is_over := each.is_over(is_patient=self.is_patient):
@@ -148,8 +150,11 @@ class Lingering:
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         room = (limit - len(numbers) + len(ours)) // 2 - len(ours)  # half of what is free: the rest is for Granian's
         seen: set[int] = set()
-        for index, number in enumerate(numbers):
-            if index % SLICE == SLICE - 1:
+        looked = 0
+        for number in numbers:
+            looked += 1
+            if looked >= SLICE:
+                looked = 0
                 time.sleep(TURN)
             if number in ours:
                 continue
@@ -163,6 +168,7 @@ class Lingering:
             seen.add(inode)
             if inode not in self._open and inode not in self._others and room > 0:
                 room -= 1
+                looked += NEW
                 self._keep(number, inode)
         self._others &= seen
         for inode in self._open.keys() - seen:
