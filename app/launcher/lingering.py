@@ -26,7 +26,9 @@ from app.launcher.connections import copy_of
 PAUSE = 0.02  # seconds between looks at which connections Granian has closed
 SLICE, NEW = 1000, 8  # descriptors that are looked at without letting others go first; one to be kept counts for more
 TURN = 0.001  # seconds for these others
-FIRST_LOOK = 1.0  # seconds for which a drain waits until all connections are kept: each look takes longer, the more there are
+FIRST_LOOK = (
+    1.0  # seconds for which a drain waits until all connections are kept: each look takes longer, the more there are
+)
 FAREWELL = 200  # bytes that an idle connection gets at most at its end: GOAWAY twice, a ping, TLS's close notify
 QUIET = 1.0  # seconds without a byte from a client that has got everything; another is not to be expected
 LATEST = 2.0  # seconds until a client that has got everything has to have closed its side, whatever it sends
