@@ -49,7 +49,7 @@ def connection_limit(configuration: Configuration) -> tuple[int, str | None]:
     of_launcher = max(2 * len(configuration.listeners), 9 if metered else 3) * server.workers
     of_launcher += LAUNCHER_DESCRIPTORS + others
     of_worker = WORKER_DESCRIPTORS + (server.workers if metered else 0) + others
-    # Granian's backpressure leaves WebSockets out, and they may be as many again (draining.py).
+    # Granian's backpressure leaves WebSockets out, and they may be as many again (web_sockets.py).
     times = 2 if any(each.websockets for each in configuration.listeners) else 1
     needed, room = max(of_launcher, of_worker + times), (hard - of_worker) // times
     remedy = "raise it (ulimit -Hn, --ulimit nofile, LimitNOFILE)"

@@ -30,6 +30,7 @@ from app.launcher.server_process import Endpoint
 from app.launcher.silence import Silence
 from app.launcher.sockets import close
 from app.launcher.startups import Startups
+from app.launcher.web_sockets import WebSockets
 from app.launcher.worker_loop import InlineWorkerLoop, WorkerLoop
 from app.settings.config import Listener, PairFiles
 from app.settings.errors import ConfigurationError
@@ -52,10 +53,9 @@ def serve(endpoint: Endpoint, startups: Startups) -> None:
     settings, listener = endpoint.server, endpoint.listener
     log.set_listener(listener.name)
     log.keep_loggers()
-    draining = Draining(listener.name, endpoint.application or _not_loaded, scheduling.requests_done)
-    draining.most_web_sockets = settings.backpressure
-    draining.port = listener.port
-    draining.patience = min(settings.stop_deadline, settings.drain_deadline) / 2
+    patience = min(settings.stop_deadline, settings.drain_deadline) / 2
+    web_sockets = WebSockets(listener.name, listener.port, settings.backpressure, patience)
+    draining = Draining(listener.name, endpoint.application or _not_loaded, scheduling.requests_done, web_sockets)
     signal.signal(CLOSE_NOTICE, lambda *_: draining.send_close_notice())
     start_method = multiprocessing.get_start_method(allow_none=True)  # of a preloaded application; else None
     multiprocessing.set_start_method("fork", force=True)  # workers share what is loaded
@@ -75,10 +75,8 @@ def serve(endpoint: Endpoint, startups: Startups) -> None:
         lingering = Lingering(listener.port, is_patient=listener.protocol != "http/1.1")
         threading.Thread(target=draining.await_close_notice, args=(lingering,), daemon=True).start()
         if listener.websockets:
-            watch = threading.Thread(
-                target=draining.watch_for_ever, args=(listener.port, asyncio.get_running_loop()), daemon=True
-            )
-            watch.start()
+            loop = asyncio.get_running_loop()
+            threading.Thread(target=web_sockets.watch_for_ever, args=(loop,), daemon=True).start()
 
     def load_application() -> Application:
         if os.getpid() != parent:

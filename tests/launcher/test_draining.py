@@ -7,6 +7,7 @@ import pytest
 
 from app.launcher.asgi import Message, Receive, Send
 from app.launcher.draining import Draining
+from app.launcher.web_sockets import WebSockets
 
 
 async def nothing_to_do() -> None:
@@ -18,7 +19,7 @@ def responding(*headers: tuple[bytes, bytes]) -> Draining:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": b"x"})
 
-    return Draining("json", application, nothing_to_do)
+    return Draining("json", application, nothing_to_do, WebSockets("json", 0))
 
 
 def sent(notice: Draining, scope: Message) -> list[Message]:
@@ -37,6 +38,10 @@ def sent(notice: Draining, scope: Message) -> list[Message]:
     return messages
 
 
+class Other:
+    client = None
+
+
 class Unclosed:
     """A WebSocket that another thread adds one beside while it is looked at."""
 
@@ -45,8 +50,10 @@ class Unclosed:
 
     @property
     def accepted(self) -> bool:
-        self.all.add(object())
+        self.all.add(Other())
         return False
+
+    client = None
 
     def stop_receiving(self) -> None:
         """It waits for nothing."""
@@ -54,10 +61,10 @@ class Unclosed:
 
 def test_a_web_socket_that_comes_in_another_thread_does_not_hinder_the_close_of_others() -> None:
     draining = responding()
-    untyped: Any = draining.web_sockets
+    untyped: Any = draining.web_sockets.open
     untyped.add(Unclosed(untyped))
     asyncio.run(draining.before_drain())
-    assert draining.restarting
+    assert draining.web_sockets.restarting
 
 
 HTTP1 = {"type": "http", "http_version": "1.1"}

@@ -10,6 +10,7 @@ from granian import asgi
 from app.launcher import lifespan
 from app.launcher.asgi import Application, Message, Receive, Send
 from app.launcher.draining import Draining
+from app.launcher.web_sockets import WebSockets
 
 Granian: Any = asgi.LifespanProtocol  # it has no types
 STARTED: Message = {"type": "lifespan.startup.complete"}
@@ -139,7 +140,7 @@ def test_however_it_ends_its_start_is_noted_and_requests_are_waited_for(
         await ended.wait()
         order.append("requests done")
 
-    draining = Draining("json", application, requests_done)
+    draining = Draining("json", application, requests_done, WebSockets("json", 0))
     draining.on_started = lambda: order.append("started")
 
     async def worker() -> bool:
@@ -161,7 +162,7 @@ def test_one_that_never_says_that_it_has_started_is_waited_for() -> None:
     """As by Granian, and by uvicorn: `start_deadline` bounds it."""
 
     async def worker() -> bool:
-        draining = Draining("json", saying_nothing, lambda: asyncio.sleep(0))
+        draining = Draining("json", saying_nothing, lambda: asyncio.sleep(0), WebSockets("json", 0))
         starting = asyncio.create_task(Granian(draining).startup())
         done, _ = await asyncio.wait([starting], timeout=0.05)
         return bool(done)

@@ -87,7 +87,8 @@ def test_a_stop_cuts_no_response_over_http2(
         service.signal(signal.SIGTERM)
         wait_until(lambda: is_refused(service.port_of(listener)), "the drain")
         read_all(client, stream, len(body) - 60_000)  # a window of it: the rest is sent without another
-        wait_until(lambda: is_ended(client.socket), "the end of the server's side")
+        while not is_ended(client.socket) and stream not in client.whole:
+            client.receive()  # a little, as one that takes nothing is not waited for
         read_all(client, stream)
         assert client.bodies[stream] == body
         assert stream in client.whole
