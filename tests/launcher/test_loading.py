@@ -168,8 +168,8 @@ def test_a_preloaded_application_that_ignores_sigchld_hinders_nothing(modules: P
     (modules / "ignoring.py").write_text(
         "import signal\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\nasync def app(scope, receive, send): ...\n"
     )
-    other = '\n[[listener]]\nname = "other"\nport = PORT\napplication = { import = "HERE:app" }\n'
-    text = SERVER_TOML + other.replace("PORT", str(free_port())).replace("HERE", HERE)
+    other = '\n[[listener]]\nname = "other"\nport = PORT\napplication = { import = "app.service.arena:app" }\n'
+    text = SERVER_TOML + other.replace("PORT", str(free_port()))
     before = signal.getsignal(signal.SIGCHLD)
     try:
         result = check(configured(tmp_path, text), APPLICATION="ignoring:app", APPLICATION_PRELOAD="true")
