@@ -14,7 +14,10 @@ LONGEST_REASON = 123
 """Bytes of what a close frame says: a control frame has 125, and two are the code's (RFC 6455, section 5.5)."""
 
 TURN = 64
-"""Messages that are sent without letting others go first: once its client has left, Granian's `send` never waits."""
+"""Messages after which others have a turn: once its client has left, Granian's `send` never waits.
+
+Not before one is sent: what another task sends would overtake it.
+"""
 
 
 class Checked:
@@ -41,8 +44,6 @@ class Checked:
         sent = itertools.count(1)
 
         async def send_checked(message: Message) -> None:
-            if next(sent) % TURN == 0:
-                await asyncio.sleep(0)
             if message["type"] == "websocket.http.response.start":
                 message = self._without_repetition(_checked_start(message))
             elif message["type"] == "websocket.close":
@@ -50,6 +51,8 @@ class Checked:
             elif message["type"] == "websocket.accept":
                 self._check_accept(message)
             await send(message)
+            if next(sent) % TURN == 0:
+                await asyncio.sleep(0)
 
         return send_checked
 
@@ -83,11 +86,11 @@ def _for_http(send: Send) -> Send:
     sent = itertools.count(1)
 
     async def send_checked(message: Message) -> None:
-        if next(sent) % TURN == 0:
-            await asyncio.sleep(0)
         if message["type"] == "http.response.start":
             message = _checked_start(message)
         await send(message)
+        if next(sent) % TURN == 0:
+            await asyncio.sleep(0)
 
     return send_checked
 

@@ -129,11 +129,11 @@ class Server(Exporting):
 
     def keep(self, former: Worker) -> bool:
         """Put back a worker that was to be replaced if the other has not started; return whether it was put back."""
-        if self.interrupt_signal or self.startups.size(former.idx):
+        if self.interrupt_signal or self.startups.size(former.idx) or not former.is_alive():
             return False
         self.wrks[former.idx].kill()
         self.wrks[former.idx] = former
-        self.startups.restore(former.idx, self.startup_of_former)
+        self.startups.restore(former.idx, self.size_of_former)
         self.no_growth_until = time.monotonic() + RETRY
         return True
 
@@ -154,7 +154,8 @@ class Server(Exporting):
 
     def _spawn_worker(self, idx: int, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         self.spawning = idx
-        self.startup_of_former = self.startups.begin(idx)
+        accepts = self.former is not None and self.former.idx == idx and self.former.is_alive()
+        self.size_of_former = self.startups.begin(idx, accepts=accepts)
         self._shd = _granian.SocketHolder(self.sockets[idx].fileno(), False, self.backlog)  # type: ignore[call-arg, assignment]  # noqa: FBT003
         worker = super()._spawn_worker(idx, *args, **kwargs)
         if isinstance(worker, mp.WorkerProcess):  # a free-threaded Python's workers are threads of this process

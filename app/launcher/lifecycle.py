@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from socket import socket
 
 from app.launcher.log import ListenerLog
 from app.launcher.renewal import Renewal
@@ -78,7 +79,7 @@ class Lifecycle:
 
     def _prove(self, process: ServerProcess) -> None:
         try:
-            process.prove((self.current or process).serving_sockets(), process.endpoint.server.start_deadline)
+            process.prove(self.group.clients_to or process.endpoint.sockets, process.endpoint.server.start_deadline)
         except OSError as error:
             self._fail(
                 process, f"listener {self.group.listener.name} cannot be asked for a response ({error}); {REMEDY}"
@@ -88,7 +89,7 @@ class Lifecycle:
         """Return when `advance` has something to do, if no signal comes before (time.monotonic); None for never."""
         times = [each.deadline for each in self.processes]
         if self.stop_end is None:
-            times += [self.renewal.next_event(), *(each.next_look() for each in self.processes)]
+            times += [self.renewal.next_event(), *(each.next_look(self.group.clients_to) for each in self.processes)]
         return min((each for each in times if each is not None), default=None)
 
     def advance(self, now: float) -> None:
@@ -109,9 +110,18 @@ class Lifecycle:
             elif process.deadline is not None and now >= process.deadline:
                 self._after_deadline(process, now)
         if self.current is not None and self.is_serving and self.stop_end is None:
-            if self.replacement is None:  # else each of its workers is being asked
-                self.group.follow(self.current.serving_sockets())
+            self._follow(self.current.serving_sockets())
             self._renew(now)
+
+    def _follow(self, serving: list[socket]) -> None:
+        """Give new clients to the workers that serve; who asks those of a replacement has to know which these are."""
+        if self.group.clients_to == serving:
+            return
+        if self.replacement is not None:
+            self.replacement.ask_again()
+        self.group.follow(serving)
+        if self.replacement is not None:
+            self._prove(self.replacement)
 
     def _after_proof(self, process: ServerProcess, now: float) -> None:
         process.end_of_proof()
@@ -193,11 +203,11 @@ class Lifecycle:
         elif process.state is State.CLOSING:
             process.drain()
             if self.stop_end is not None:
-                self.stop_end = max(self.stop_end, now + LEAST)
                 self.group.close()  # so that new connections are refused from now on
-            process.enter(State.DRAINING, self.stop_end or now + self.endpoint.server.drain_deadline)
+            drained = max(self.stop_end, now + LEAST) if self.stop_end else now + self.endpoint.server.drain_deadline
+            process.enter(State.DRAINING, drained)
         elif process.state is State.DRAINING:
-            setting = "stop_deadline" if process.deadline == self.stop_end else "drain_deadline"
+            setting = "stop_deadline" if self.stop_end and now >= self.stop_end else "drain_deadline"
             late = f"had not ended after {setting}={getattr(self.endpoint.server, setting)} s"
             self.reports.warn(f"server process {process.pid} is killed with its workers: it {late}")
             self.release(process)

@@ -146,6 +146,12 @@ class ServerProcess:
         why = f" ({error})" if error else ""
         return f"listener {self.endpoint.listener.name} did not respond within start_deadline={start_deadline} s{why}; raise it, or have its workers start faster"
 
+    def ask_again(self) -> None:
+        """End the process that asks, which is to be started anew: it may attach no filter any more."""
+        if self._prober is not None:
+            self._prober.kill()
+            self._prober = None
+
     def end_of_proof(self) -> None:
         """End the process that asks, whether it is through or not."""
         if self._prober is not None:
@@ -168,9 +174,12 @@ class ServerProcess:
         """Return whether another process of its group is left, once it has ended."""
         return self.pid != 0 and group_exists(self.pid)
 
-    def next_look(self) -> float | None:
-        """Return when to look at its workers again, if one of them does not serve (time.monotonic)."""
-        if self.state is not State.SERVING or len(self.startups.serving()) == len(self.endpoint.sockets):
+    def next_look(self, clients_to: Sequence[socket.socket]) -> float | None:
+        """Return when to look again at its workers: one does not serve, or clients do not come to all that do.
+
+        That is a time of time.monotonic; None for never.
+        """
+        if self.state is not State.SERVING or list(clients_to) == self.serving_sockets() == list(self.endpoint.sockets):
             return None
         return time.monotonic() + LOOK
 

@@ -8,9 +8,9 @@ from contextlib import suppress
 
 from app.launcher import memory
 
-STARTED, ENDED = struct.Struct("QQ"), struct.Struct("Q")
-"""Of each worker: its process and its bytes once its startup was over; and which of its processes has ended last."""
-SIZE = STARTED.size + ENDED.size
+FIELD = struct.Struct("Q")
+STARTED, ACCEPTS, ENDED = range(3)
+"""Of each worker: its bytes once its startup was over, the process that accepts, and which of its processes ended last."""
 
 
 class Startups:
@@ -18,40 +18,47 @@ class Startups:
 
     def __init__(self, workers: int) -> None:
         """Know of no worker yet. The launcher makes it, which the others are forked from."""
-        self._shared = mmap.mmap(-1, SIZE * workers)
+        self._shared = mmap.mmap(-1, 3 * FIELD.size * workers)
         self._workers = workers
         self._launcher = os.getpid()
 
-    def begin(self, worker: int) -> tuple[int, int]:
-        """Forget the startup of a worker, which another is going to replace; return what `restore` takes."""
-        process, size = STARTED.unpack_from(self._shared, SIZE * worker)
-        self.restore(worker, (0, 0))
-        return process, size
+    def _get(self, worker: int, field: int) -> int:
+        return int(FIELD.unpack_from(self._shared, (3 * worker + field) * FIELD.size)[0])
 
-    def restore(self, worker: int, startup: tuple[int, int]) -> None:
+    def _set(self, worker: int, field: int, value: int) -> None:
+        FIELD.pack_into(self._shared, (3 * worker + field) * FIELD.size, value)
+
+    def begin(self, worker: int, *, accepts: bool) -> int:
+        """Forget the startup of a worker, in whose place another starts, and which `accepts` meanwhile, or has ended.
+
+        Return what `restore` takes.
+        """
+        size = self.size(worker)
+        self._set(worker, STARTED, 0)
+        if not accepts:
+            self._set(worker, ACCEPTS, 0)
+            self._set(worker, ENDED, 0)  # the other may get the same number
+        return size
+
+    def restore(self, worker: int, size: int) -> None:
         """Put back what `begin` has returned: the worker serves on."""
-        STARTED.pack_into(self._shared, SIZE * worker, *startup)
+        self._set(worker, STARTED, size)
 
     def note(self, worker: int) -> None:
         """Note, in a worker, that its startup is over, and its size."""
-        self.restore(worker, (os.getpid(), memory.resident()))
+        self._set(worker, ACCEPTS, os.getpid())
+        self._set(worker, STARTED, memory.resident())
 
     def note_end(self, worker: int, process: int) -> None:
         """Note, in the server process, that a worker has ended, and wake the launcher."""
-        ENDED.pack_into(self._shared, SIZE * worker + STARTED.size, process)
+        self._set(worker, ENDED, process)
         with suppress(ProcessLookupError, PermissionError):  # it has ended, or may not be told: it finds out later
             os.kill(self._launcher, signal.SIGCHLD)
 
     def size(self, worker: int) -> int:
         """Return the bytes that a worker had after its startup; 0 if that is not over."""
-        return int(STARTED.unpack_from(self._shared, SIZE * worker)[1])
+        return self._get(worker, STARTED)
 
     def serving(self) -> list[int]:
-        """Return the workers that have started and not ended."""
-        found = []
-        for worker in range(self._workers):
-            process, size = STARTED.unpack_from(self._shared, SIZE * worker)
-            (ended,) = ENDED.unpack_from(self._shared, SIZE * worker + STARTED.size)
-            if size and process != ended:
-                found.append(worker)
-        return found
+        """Return the workers that accept connections: those that have started and not ended."""
+        return [each for each in range(self._workers) if self._get(each, ACCEPTS) not in (0, self._get(each, ENDED))]

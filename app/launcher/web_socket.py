@@ -34,7 +34,8 @@ class WebSocket:
         self._connected = False
         self._inbox = Inbox(receive)
         self._send = send
-        self._sending: set[Any] = set()  # awaitables of Granian's that its tasks wait for, which can be cancelled
+        self._turn = asyncio.Lock()  # of its tasks, to send: Granian's messages may overtake each other (2.8.7)
+        self._sending: Any = None  # an awaitable of Granian's that one of them waits for, which can be cancelled
         self._given_up = ""  # why nothing is waited for any more
         self._ends = math.inf  # when sending without an effect has to end (time.monotonic)
         self._heard_until = math.inf  # when what has been read ahead is received no more
@@ -86,20 +87,22 @@ class WebSocket:
                 await self.close()
 
     async def _wait_to_send(self, message: Message) -> None:
-        sending: Any = self._send(message)
-        self._sending.add(sending)
-        try:
-            await sending
-        except asyncio.CancelledError:
-            if self._given_up:  # else it is the application that was cancelled
-                raise GoneError(self._given_up) from None
-            raise
-        except RuntimeError as error:
-            if self.accepted or self.closed:
+        async with self._turn:
+            if self._given_up:
+                raise GoneError(self._given_up)
+            self._sending = self._send(message)
+            try:
+                await self._sending
+            except asyncio.CancelledError:
+                if self._given_up:  # else it is the application that was cancelled
+                    raise GoneError(self._given_up) from None
                 raise
-            raise GoneError(LEFT) from error  # Granian takes it for one that is upgraded (2.8.7)
-        finally:
-            self._sending.discard(sending)
+            except RuntimeError as error:
+                if self.accepted or self.closed:
+                    raise
+                raise GoneError(LEFT) from error  # Granian takes it for one that is upgraded (2.8.7)
+            finally:
+                self._sending = None
 
     async def _refuse(self) -> None:
         """Respond with 403 in a drain; before, Granian does so if an application closes what it has not accepted (2.8.7)."""
@@ -159,9 +162,8 @@ class WebSocket:
 
     def _stop_sending(self, why: str) -> None:
         self._given_up = why
-        for each in list(self._sending):
-            with suppress(AttributeError):  # it is there already
-                each.cancel()
+        with suppress(AttributeError):  # there is none, or it is there already
+            self._sending.cancel()
 
     async def _closed(self, close_sent: asyncio.Future[None] | None) -> Message:
         """Return the application's disconnect after the frame: Granian closes without one when the application ends."""

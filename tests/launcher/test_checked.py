@@ -1,5 +1,6 @@
 """What would end a worker of Granian's if an application sent it: a status that is none, too many headers."""
 
+import asyncio
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 import websockets
 from websockets.frames import Close
 
+from app.launcher.asgi import Message, Receive, Send
+from app.launcher.checked import TURN, Checked
 from tests.support.configuration import configured, with_web_sockets
 from tests.support.http1 import read_to_end
 from tests.support.processes import ROOT
@@ -135,3 +138,25 @@ def test_a_reason_for_a_close_is_cut_where_its_frame_ends(
                 client.recv()
             assert closed.value.rcvd == Close(3000, character * heard)
     service.stop()
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+def test_messages_that_tasks_send_stay_in_order(kind: str) -> None:
+    """Others get a turn after some: not before one, which the next would overtake."""
+    received: list[int] = []
+
+    async def application(_: Message, __: Receive, send: Send) -> None:
+        messages = [{"type": f"{kind}.send", "number": number} for number in range(3 * TURN)]
+        await asyncio.gather(*map(send, messages))
+
+    async def send(message: Message) -> None:
+        received.append(message["number"])
+
+    async def receive() -> Message:
+        raise AssertionError("nothing to receive")
+
+    async def call() -> None:
+        await Checked(application)({"type": kind}, receive, send)
+
+    asyncio.run(call())
+    assert received == list(range(3 * TURN))

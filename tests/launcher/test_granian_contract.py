@@ -328,7 +328,7 @@ def test_a_worker_that_is_replaced_waits_for_the_others_startup(
     made.start_deadline = 30
     killed: list[bool] = []
     made.wrks = [SimpleNamespace(is_alive=lambda: alive[0], kill=lambda: killed.append(True))]
-    made.startup_of_former = 7, 8
+    made.size_of_former = 7
     before = Worker.__new__(Worker)
     before.parent, before.idx = made, 0
     monkeypatch.setattr(Worker, "is_alive", lambda _: True)

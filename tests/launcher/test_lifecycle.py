@@ -33,6 +33,7 @@ class Told(ServerProcess):
     """A server process that does what it is told to have done."""
 
     response: bool | None = None
+    asked = 0
     end: str | None = None
 
     def start(self, *_: object) -> None:
@@ -40,6 +41,7 @@ class Told(ServerProcess):
 
     def prove(self, *_: object) -> None:
         """Ask nobody."""
+        self.asked += 1
 
     def proved(self) -> bool | None:
         return self.response
@@ -156,6 +158,41 @@ def test_a_predecessor_is_not_drained_while_clients_wait_in_its_sockets(
                     each.accept()[0].close()
         made.advance(now := now + NOTICE)
         assert first.state is State.DRAINING
+
+
+def test_clients_follow_the_workers_that_serve_while_a_replacement_is_asked(
+    made: Lifecycle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = serve(made)
+    for worker in range(2):
+        process.startups.note(worker)
+    replacement = replace(made, monkeypatch)
+    first, second = process.endpoint.sockets
+    assert (made.group.clients_to, replacement.asked) == ([first, second], 1)
+    process.startups.begin(0, accepts=False)
+    made.advance(time.monotonic())
+    assert (made.group.clients_to, replacement.asked) == ([second], 2)
+    process.startups.note(0)
+    made.advance(time.monotonic())
+    assert (made.group.clients_to, replacement.asked) == ([first, second], 3)
+
+
+def test_clients_that_could_not_be_given_to_a_worker_are_given_later(
+    made: Lifecycle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = serve(made)
+    process.startups.note(0)
+    made.advance(time.monotonic())
+    process.startups.note(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(filters, "attach", refuse)
+        made.advance(time.monotonic())
+        assert made.group.clients_to == [process.endpoint.sockets[0]]
+    due = made.next_event()
+    assert due is not None
+    assert due < time.monotonic() + 1
+    made.advance(due)
+    assert made.group.clients_to == process.endpoint.sockets
 
 
 def test_a_stop_leaves_time_to_drain_though_the_launcher_has_had_no_turn(made: Lifecycle) -> None:

@@ -16,6 +16,7 @@ import websockets
 
 from app.launcher.asgi import Message
 from app.launcher.receiving import MESSAGE, ROOM, Inbox
+from app.launcher.web_socket import WebSocket as ServersWebSocket
 from tests.support.configuration import SERVER_TOML, configured, with_web_sockets
 from tests.support.http1 import WEBSOCKET_UPGRADE
 from tests.support.ports import free_port
@@ -496,3 +497,22 @@ def test_a_message_that_has_come_is_there_though_it_is_over() -> None:
             await inbox.receive()
 
     asyncio.run(call())
+
+
+def test_what_several_tasks_send_stays_in_order() -> None:
+    """As with uvicorn; what Granian is given while it waits to send may overtake."""
+    sent: list[int] = []
+
+    async def send(message: Message) -> None:
+        await asyncio.sleep(0.01 if message["number"] == 0 else 0)
+        sent.append(message["number"])
+
+    async def receive() -> Message:
+        raise AssertionError("nothing to receive")
+
+    async def call() -> None:
+        one = ServersWebSocket({}, receive, send, lambda: False)
+        await asyncio.gather(*(one.send({"type": "websocket.send", "number": number}) for number in range(3)))
+
+    asyncio.run(call())
+    assert sent == [0, 1, 2]
