@@ -17,7 +17,8 @@ from app.settings.tables import Server
 
 _out = Output(1)
 
-HOST = re.compile(r"(\*(?=\.[^.]+\.[^.])|(?!-)[\w-]+)(\.(?!-)[\w-]+)*\.?|[0-9a-f]*:[0-9a-f:]*", re.ASCII)
+LABEL = r"(?!-)[\w-]{1,63}(?<!-)"
+HOST = re.compile(rf"(\*(?=\.[^.]+\.[^.])|{LABEL})(\.{LABEL})*\.?|[0-9a-f]*:[0-9a-f:]*", re.ASCII)
 """A name of a certificate under which a URL reaches it: of letters, digits, - and _, after a wildcard perhaps, or IPv6."""
 
 

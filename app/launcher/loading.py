@@ -6,8 +6,7 @@ import inspect
 import sys
 import time
 import traceback
-from contextlib import closing, suppress
-from pathlib import Path
+from contextlib import closing
 from typing import Any
 
 import uvloop
@@ -16,6 +15,7 @@ from app.launcher import signals
 from app.launcher.asgi import Application
 from app.launcher.child import how_it_ended
 from app.launcher.trial import TRIED, Stopped, Trial
+from app.settings import start
 from app.settings.application import ApplicationSettings
 from app.settings.errors import ConfigurationError, cut
 
@@ -28,9 +28,9 @@ def load(settings: ApplicationSettings) -> Application:
     Raises ConfigurationError: a module or attribute that is missing, one that cannot be called as ASGI 3.0 has it
     (specification, "Applications"), or whatever the import raises, with its traceback. MemoryError is let through.
     """
-    with suppress(OSError):  # a working directory that is gone holds nothing to import
-        if not {"", folder := str(Path.cwd())} & set(sys.path):
-            sys.path.insert(0, folder)
+    folder = start.taken().folder
+    if folder is not None and not {"", str(folder)} & set(sys.path):
+        sys.path.insert(0, str(folder))
     module_name, _, attribute = settings.target.partition(":")
     try:
         found: Any = importlib.import_module(module_name)

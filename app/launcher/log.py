@@ -93,20 +93,19 @@ def _encodable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-def _complete(record: logging.LogRecord) -> bool:
-    """Give a record what all have here; a filter that lets all pass."""
+def _complete(record: logging.LogRecord) -> None:
+    """Give a record what all have here."""
     record.process = os.getpid()  # also where logging.logProcesses is off
     record.timestamp = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
     record.listener = getattr(record, "listener", _context["listener"])
     if details := record.__dict__.pop(DETAILS, ""):
         record.exc_text = details.rstrip()
-    if record.name == ACCESS and isinstance(record.args, Mapping):
+    if record.name == ACCESS and isinstance(record.args, Mapping) and record.args.keys() >= REQUEST.keys():
         parts: dict[str, Any] = {ours: record.args.get(theirs) for theirs, ours in REQUEST.items()}
         record.__dict__.update(parts)
         target = parts["path"] + (f"?{parts['query_string']}" if parts["query_string"] else "")
         quoted = json.dumps(f"{parts['method']} {target} {parts['protocol']}", ensure_ascii=False)
         record.msg, record.args = f"{parts['client']} {quoted} {parts['status']} {parts['duration_ms']:.3f} ms", ()
-    return True
 
 
 class _Lines(logging.Formatter):
@@ -146,12 +145,9 @@ class LogHandler(logging.Handler):
 
     chosen: logging.Formatter = FORMATTERS[PLAIN]
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.addFilter(_complete)
-
     def format(self, record: logging.LogRecord) -> str:
         """Return a record's lines."""
+        _complete(record)
         return self.chosen.format(record)
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -166,13 +162,9 @@ class LogHandler(logging.Handler):
         """Return lines about a record that cannot be formatted, with the traceback of that if it can be."""
         message = f"{record.pathname}:{record.lineno} logs what cannot be formatted"
         try:
-            about = _record(logging.ERROR, message, {}, raised)
-            _complete(about)
-            return self.format(about)
+            return self.format(_record(logging.ERROR, message, {}, raised))
         except Exception:  # noqa: BLE001 - a source that cannot be read as it says, for one: the line says where
-            about = _record(logging.ERROR, f"{message} ({type(raised).__name__})", {})
-            _complete(about)
-            return self.format(about)
+            return self.format(_record(logging.ERROR, f"{message} ({type(raised).__name__})", {}))
 
 
 def _note(text: str) -> str:

@@ -19,15 +19,16 @@ def limits(root: Path = Path("/")) -> Iterator[tuple[int, Path]]:
     They are of version 2 or 1 (cgroups(7)). A container may see its own group as the root of all, whatever its path is.
     """
     try:
-        groups = (root / "proc/self/cgroup").read_text().splitlines()
+        groups = (root / "proc/self/cgroup").read_text(errors="surrogateescape").splitlines()
     except OSError:  # a kernel without control groups
         return
     for group in groups:
         _, controllers, path = group.split(":", 2)
-        if controllers not in ("", "memory"):
+        if controllers and "memory" not in controllers.split(","):
             continue
         folder = root / "sys/fs/cgroup" / controllers
-        parts = [] if ".." in path else path.strip("/").split("/")  # else it is outside of what is seen here
+        parts = path.strip("/").split("/")
+        parts = [] if ".." in parts else parts  # else it is outside of what is seen here
         for depth in range(len(parts), -1, -1):
             limit = folder.joinpath(*parts[:depth], "memory.limit_in_bytes" if controllers else "memory.max")
             with suppress(OSError, ValueError):  # it is not there, or there is none ("max")

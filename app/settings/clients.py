@@ -58,27 +58,17 @@ def authorities(file: NamedFile, pem: bytes) -> list[x509.Certificate]:
             )
         if not self_issued and not _is_authority(extensions):
             raise ConfigurationError(f"{file} holds {name}, which is no authority's certificate; give its issuer's")
-        if _refuses_all(each, found):
-            raise ConfigurationError(
-                f"{file} holds {name}, whose name constraints have a directoryName, which rustls does not evaluate: its"
-                f" clients would all be refused; have it issued anew without that, or remove it"
-            )
     if sum(2 + len(each.subject.public_bytes()) for each in found) > LARGEST_NAMES:
         raise ConfigurationError(
             f"{file} holds {len(found)} authorities, whose names take more than {LARGEST_NAMES} bytes in a handshake;"
             f" give fewer"
         )
+    if all(map(_has_directory_name, found)):
+        raise ConfigurationError(
+            f"{file} holds no authority without a directoryName among its name constraints, which rustls does not evaluate:"
+            f" every client would be refused; have one issued anew without that"
+        )
     return found
-
-
-def _refuses_all(authority: x509.Certificate, found: Sequence[x509.Certificate]) -> bool:
-    """Return whether rustls refuses each client of an authority: any directoryName among its constraints does so.
-
-    Not if another in `found` vouches for its clients: one of the same name, or one that it has issued.
-    """
-    return _has_directory_name(authority) and not any(
-        authority.subject in (other.subject, other.issuer) and not _has_directory_name(other) for other in found
-    )
 
 
 def _has_directory_name(authority: x509.Certificate) -> bool:

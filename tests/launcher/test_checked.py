@@ -160,3 +160,20 @@ def test_messages_that_tasks_send_stay_in_order(kind: str) -> None:
 
     asyncio.run(call())
     assert received == list(range(3 * TURN))
+
+
+def test_what_is_sent_without_an_event_loop_stays_there() -> None:
+    """As an application that runs inline does: it would go on in another thread."""
+
+    async def application(_: Message, __: Receive, send: Send) -> None:
+        for number in range(3 * TURN):
+            await send({"type": "http.response.body", "number": number})
+
+    async def send(_: Message) -> None:
+        return
+
+    async def call() -> None:
+        await Checked(application)({"type": "http"}, send, send)  # type: ignore[arg-type]
+
+    with pytest.raises(StopIteration):
+        call().send(None)

@@ -118,6 +118,17 @@ def test_what_cannot_be_formatted_is_a_record(
     assert (third["message"], third["what"]) == ("odd", "\\udcff\n")
 
 
+def test_a_record_that_an_application_makes_up_is_a_record(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_up_for_a_moment(monkeypatch, "text")
+    for made_up in ({"name": log.ACCESS, "msg": "%(who)s", "args": {"who": "me"}}, {"name": "shop", "created": 1e30}):
+        log.LogHandler().handle(logging.makeLogRecord(made_up))
+    first, second, *_ = capfd.readouterr().err.splitlines()
+    assert first.endswith(" me")
+    assert second.endswith(" logs what cannot be formatted")
+
+
 def test_lines_that_were_lost_are_counted_in_the_same_format(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,3 +58,12 @@ def test_the_least_limit_counts(root: Path) -> None:
 
 def test_without_control_groups_there_is_no_limit(tmp_path: Path) -> None:
     assert list(limits(tmp_path)) == []
+
+
+def test_names_of_groups_may_be_anything(root: Path) -> None:
+    (root / "proc/self/cgroup").write_bytes(b"5:cpu,memory:/c\n0::/a..b/\xff\n")
+    (root / "sys/fs/cgroup/a..b").mkdir()
+    (root / "sys/fs/cgroup/a..b/memory.max").write_text("1000\n")
+    (root / "sys/fs/cgroup/cpu,memory/c").mkdir(parents=True)
+    (root / "sys/fs/cgroup/cpu,memory/c/memory.limit_in_bytes").write_text("900\n")
+    assert sorted(limit for limit, _ in limits(root)) == [900, 1000]
