@@ -21,7 +21,7 @@ from app.launcher.asgi import Application
 from app.launcher.checked import Checked
 from app.launcher.child import IMPORT_FAILED, die_with, flush_streams, title
 from app.launcher.cookies import JoinedCookies
-from app.launcher.descriptors import end_when_starved_or_left
+from app.launcher.descriptors import WORKER_DESCRIPTORS, end_when_starved_or_left
 from app.launcher.draining import CLOSE_NOTICE, DRAIN, Draining
 from app.launcher.forwarded import Forwarded
 from app.launcher.lingering import Lingering
@@ -72,7 +72,13 @@ def serve(endpoint: Endpoint, startups: Startups) -> None:
     def started() -> None:
         die_with(parent)  # again: the kernel forgets it if the application changes the process's user (prctl(2))
         startups.note(server.spawning)
-        lingering = Lingering(listener.port, is_patient=listener.protocol != "http/1.1")
+        connections = settings.backpressure * (2 if listener.websockets else 1)
+        lingering = Lingering(
+            listener.port,
+            is_patient=listener.protocol != "http/1.1",
+            reserved=WORKER_DESCRIPTORS + connections,
+            end=startups.end,
+        )
         threading.Thread(target=draining.await_close_notice, args=(lingering,), daemon=True).start()
         if listener.websockets:
             loop = asyncio.get_running_loop()

@@ -201,11 +201,11 @@ class Lifecycle:
         elif process.state is State.CLOSING and self.stop_end is None and process.has_to_accept(now):
             process.deadline = now + NOTICE
         elif process.state is State.CLOSING:
-            process.drain()
             if self.stop_end is not None:
                 self.group.close()  # so that new connections are refused from now on
             drained = max(self.stop_end, now + LEAST) if self.stop_end else now + self.endpoint.server.drain_deadline
             process.enter(State.DRAINING, drained)
+            process.drain()
         elif process.state is State.DRAINING:
             setting = "stop_deadline" if self.stop_end and now >= self.stop_end else "drain_deadline"
             late = f"had not ended after {setting}={getattr(self.endpoint.server, setting)} s"
@@ -251,7 +251,7 @@ class Lifecycle:
                 process.enter(State.CLOSING, now + NOTICE_AT_STOP)
             else:
                 latest = now + NOTICE_AT_STOP if process.state is State.CLOSING else self.stop_end
-                process.deadline = min(latest, process.deadline or latest)
+                process.enter(process.state, min(latest, process.deadline or latest))
 
     def still_holds_its_port(self) -> bool:
         """Return whether the port is held after a stop, and something is left of what was given up."""

@@ -10,6 +10,7 @@ client has closed its side.
 import _thread
 import asyncio
 import fcntl
+import math
 import os
 import resource
 import socket
@@ -18,7 +19,7 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from app.launcher.connections import copy_of
@@ -32,6 +33,7 @@ FIRST_LOOK = (
 FAREWELL = 200  # bytes that an idle connection gets at most at its end: GOAWAY twice, a ping, TLS's close notify
 QUIET = 1.0  # seconds without a byte from a client that has got everything; another is not to be expected
 LATEST = 2.0  # seconds until a client that has got everything has to have closed its side, whatever it sends
+MARGIN = 0.3  # seconds before the end of a drain in which nobody is waited for: what has not ended then is killed
 STALLED = 1.5  # seconds in which a client takes nothing of what is still to be sent
 READS = 16  # of 64 KiB each, in one look at a connection
 BYTES_ACKED = slice(120, 128)  # of struct tcp_info (linux/tcp.h)
@@ -95,15 +97,20 @@ class Connection:
 class Lingering:
     """The connections of a worker in its drain."""
 
-    def __init__(self, port: int, *, is_patient: bool) -> None:
+    def __init__(self, port: int, *, is_patient: bool, reserved: int, end: Callable[[], float]) -> None:
         """Keep connections to `port`; if it `is_patient`, a client that reads slowly is waited for, though it is silent.
 
         One of HTTP/2 will send WINDOW_UPDATE. One of HTTP/1.1 need not: the kernel sends it the rest after close(2).
+        Until the drain, files that are `reserved` for others are not taken. `end` returns when the drain has to be over
+        (time.monotonic).
         """
         self.port = port
         self.is_patient = is_patient
+        self.reserved = reserved
+        self.end = end
         self._has_begun = _thread.allocate_lock()
-        self._has_looked = False
+        self._looked = -math.inf  # when the last look that is over began (time.monotonic)
+        self.is_short = False  # of files for copies
         self._is_drained = False  # no connection comes any more
         self._open: dict[int, Connection] = {}  # by inode; Granian has them open
         self._closed: list[Connection] = []
@@ -116,27 +123,29 @@ class Lingering:
             try:
                 threading.Thread(target=self._run, daemon=False).start()  # the process ends when it has ended
             except RuntimeError:  # no thread may be started: connections end as Granian ends them
-                self._has_looked = True
+                self._looked = math.inf
 
     async def before_drain(self, clients: Iterable[tuple[str, str]]) -> None:
         """Return when all connections are kept. Those of `clients` are waited for, though they have got everything."""
         self._expected = {int(port) for _, port in clients}
-        self.begin()
-        end = time.monotonic() + FIRST_LOOK
-        while not self._has_looked and time.monotonic() < end:  # noqa: ASYNC110 - a thread sets it, which may not start
-            await asyncio.sleep(0.001)
+        now = time.monotonic()
         self._is_drained = True
+        self.begin()
+        looked = now if self.is_short or math.isinf(self._looked) else self._looked
+        while self._looked < looked and time.monotonic() < now + FIRST_LOOK:  # noqa: ASYNC110 - a thread sets it
+            await asyncio.sleep(0.001)
 
     def _run(self) -> None:
         main = threading.main_thread()
         while True:
             began = time.monotonic()
+            is_ending = not main.is_alive()  # whatever Granian has left open has no response any more
             with suppress(OSError):  # no descriptor is free for the listing
                 self._look()
-            self._has_looked = True
+            self._looked = began
+            is_over = began > self.end() - MARGIN
             self._closed = [each for each in self._closed if not self._has_ended(each)]
-            is_ending = not main.is_alive()  # whatever Granian has left open has no response any more
-            if not self._closed and (is_ending or (self._is_drained and not self._open)):
+            if is_over or (not self._closed and (is_ending or (self._is_drained and not self._open))):
                 return
             time.sleep(max(PAUSE, time.monotonic() - began))
 
@@ -150,7 +159,9 @@ class Lingering:
         ours = {each.copy.fileno() for each in (*self._open.values(), *self._closed)}
         numbers = [int(name) for name in os.listdir("/proc/self/fd")]  # noqa: PTH208 - thousands, and no use for a Path
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        room = (limit - len(numbers) + len(ours)) // 2 - len(ours)  # half of what is free: the rest is for Granian's
+        free = (limit - len(numbers) + len(ours)) // 2 if self._is_drained else limit - self.reserved
+        room = free - len(ours)
+        self.is_short = False
         seen: set[int] = set()
         looked = 0
         for number in numbers:
@@ -168,10 +179,12 @@ class Lingering:
             if not stat.S_ISSOCK(status.st_mode):
                 continue
             seen.add(inode)
-            if inode not in self._open and inode not in self._others and room > 0:
-                room -= 1
-                looked += NEW
-                self._keep(number, inode)
+            if inode not in self._open and inode not in self._others:
+                self.is_short = self.is_short or room <= 0
+                if room > 0:
+                    room -= 1
+                    looked += NEW
+                    self._keep(number, inode)
         self._others &= seen
         for inode in self._open.keys() - seen:
             each = self._open.pop(inode)

@@ -104,8 +104,10 @@ class ServerProcess:
         return self._server.pid if self._server else 0
 
     def enter(self, state: State, deadline: float | None = None) -> None:
-        """Change the state."""
+        """Change the state; its workers know when a drain has to be over."""
         self.state, self.deadline = state, deadline
+        if state is State.DRAINING and deadline is not None:
+            self.startups.set_end(deadline)
 
     def start(self, serve: Callable[[Endpoint, Startups], None]) -> None:
         """Start the server process, which keeps no socket open but its own. Raises OSError if it cannot be forked."""

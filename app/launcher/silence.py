@@ -12,7 +12,7 @@ import sys
 import termios
 import time
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from contextlib import suppress
 
 from app.launcher.asgi import Application, Message, Receive, Send
@@ -21,8 +21,6 @@ from app.launcher.connections import INTERVAL, Peer, connections_to, packed
 LAST_DATA_SENT, LAST_DATA_RECEIVED = slice(44, 48), slice(52, 56)  # of struct tcp_info (linux/tcp.h), milliseconds ago
 
 Client = tuple[str, str | int]
-UnderWay = Callable[[], object | None]
-"""Returns a request's coroutine, or None once it has ended."""
 
 
 class Silence:
@@ -33,7 +31,7 @@ class Silence:
         self.application = application
         self.port = port
         self.seconds = seconds
-        self.requests: dict[Client, list[UnderWay]] = {}
+        self.requests: dict[Client, set[object]] = {}
 
     def __call__(self, scope: Message, receive: Receive, send: Send) -> Awaitable[None]:
         """Return the application's coroutine: there is none of our own around it.
@@ -43,11 +41,12 @@ class Silence:
         """
         coroutine = self.application(scope, receive, send)
         if client := scope.get("client"):
-            others = [each for each in self.requests.get(client, ()) if each() is not None]
+            ones = self.requests.get(client, set())
             try:
-                self.requests[client] = [*others, weakref.ref(coroutine)]
+                ones.add(weakref.ref(coroutine, ones.discard))
             except TypeError:  # an awaitable of the application's own that cannot be referred to: as if it never ended
-                self.requests[client] = [lambda: True]
+                ones.add(None)
+            self.requests[client] = ones  # even if it was there: `close` may have forgotten it meanwhile
         return coroutine
 
     def close_for_ever(self) -> None:
@@ -60,16 +59,15 @@ class Silence:
     def close(self) -> None:
         """Close the connections that are silent now, and forget the clients that have gone. Raises OSError."""
         requests = {packed(*client): (client, ones) for client, ones in self.requests.copy().items()}
-        under_way = {peer for peer, (_, ones) in requests.items() if any(each() is not None for each in ones)}
         seen: set[Peer] = set()
         for peer, connection in connections_to(self.port):
             seen.add(peer)
             with suppress(OSError):  # its client has gone
-                if peer not in under_way and self._is_silent(connection):
+                if not (peer in requests and requests[peer][1]) and self._is_silent(connection):
                     connection.shutdown(socket.SHUT_RDWR)
-        for peer, (client, ones) in requests.items():
-            if peer not in seen and self.requests.get(client) is ones:
-                del self.requests[client]
+        for peer, (client, _) in requests.items():
+            if peer not in seen and (ones := self.requests.pop(client, None)):
+                self.requests.setdefault(client, ones)  # a request has come meanwhile
 
     def _is_silent(self, connection: socket.socket) -> bool:
         if any(fcntl.ioctl(connection, termios.TIOCOUTQ, b"\0" * 4)):  # a response waits: SIOCOUTQ

@@ -1,5 +1,6 @@
 """Which workers of a server process serve, and how large they were at first: shared with the workers and the launcher."""
 
+import math
 import mmap
 import os
 import signal
@@ -8,7 +9,7 @@ from contextlib import suppress
 
 from app.launcher import memory
 
-FIELD = struct.Struct("Q")
+FIELD, END = struct.Struct("Q"), struct.Struct("d")
 STARTED, ACCEPTS, ENDED = range(3)
 """Of each worker: its bytes once its startup was over, the process that accepts, and which of its processes ended last."""
 
@@ -18,7 +19,7 @@ class Startups:
 
     def __init__(self, workers: int) -> None:
         """Know of no worker yet. The launcher makes it, which the others are forked from."""
-        self._shared = mmap.mmap(-1, 3 * FIELD.size * workers)
+        self._shared = mmap.mmap(-1, 3 * FIELD.size * workers + END.size)
         self._workers = workers
         self._launcher = os.getpid()
 
@@ -54,6 +55,14 @@ class Startups:
         self._set(worker, ENDED, process)
         with suppress(ProcessLookupError, PermissionError):  # it has ended, or may not be told: it finds out later
             os.kill(self._launcher, signal.SIGCHLD)
+
+    def set_end(self, end: float) -> None:
+        """Note, in the launcher, when a drain has to be over (time.monotonic)."""
+        END.pack_into(self._shared, 3 * FIELD.size * self._workers, end)
+
+    def end(self) -> float:
+        """Return when a drain has to be over (time.monotonic); infinity before there is one."""
+        return float(END.unpack_from(self._shared, 3 * FIELD.size * self._workers)[0]) or math.inf
 
     def size(self, worker: int) -> int:
         """Return the bytes that a worker had after its startup; 0 if that is not over."""

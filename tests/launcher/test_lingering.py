@@ -1,13 +1,18 @@
 """What a client gets of a response whose connection ends in a drain, though it sends something meanwhile."""
 
+import asyncio
 import itertools
 import json
 import math
 import os
+import resource
 import signal
 import socket
 import ssl
-from contextlib import closing, suppress
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -18,13 +23,13 @@ from hyperframe.frame import WindowUpdateFrame
 
 from app.launcher import lingering
 from app.launcher.draining import CLOSE_NOTICE
-from app.launcher.lingering import Connection
+from app.launcher.lingering import Connection, Lingering
 from bench import oracle
 from tests.support.configuration import SERVER_TOML, configured
 from tests.support.http1 import exchange
 from tests.support.http2 import Client
 from tests.support.ports import free_port, is_refused
-from tests.support.processes import ROOT, wait_until
+from tests.support.processes import ROOT, open_files, wait_until
 from tests.support.service import Launch
 
 ITEMS = 10_000
@@ -187,3 +192,31 @@ def test_a_client_that_sends_on_is_waited_for_no_longer_than_others(monkeypatch:
             return pair.kept.is_over(is_patient=True)
 
         wait_until(is_over, "the end")
+
+
+@contextmanager
+def kept_connections(pair: Pair, reserved: int, end: Callable[[], float]) -> Iterator[Lingering]:
+    """Connections that are kept by a thread, which ends afterwards."""
+    one = Lingering(pair.server.getsockname()[1], is_patient=True, reserved=reserved, end=end)
+    one.begin()
+    try:
+        yield one
+    finally:
+        pair.server.close()
+        asyncio.run(one.before_drain([]))
+
+
+def test_nobody_is_waited_for_when_the_drain_has_to_be_over() -> None:
+    """Else the worker would be killed with what its application has started, though all is done."""
+    before = set(threading.enumerate())
+    with Pair() as pair, kept_connections(pair, 0, time.monotonic):
+        wait_until(lambda: set(threading.enumerate()) <= before, "the thread's end")
+
+
+def test_no_file_is_taken_that_a_client_may_need_before_the_drain() -> None:
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with Pair() as pair, kept_connections(pair, limit, lambda: math.inf) as one:
+        wait_until(lambda: one.is_short, "a look")
+        before = open_files(os.getpid())
+        asyncio.run(one.before_drain([]))
+        assert open_files(os.getpid()) > before

@@ -84,6 +84,7 @@ def test_only_silent_connections_to_the_port_are_closed(listening: socket.socket
         assert [is_closed(each) for each in (silent, who_had_asked)] == [True, True]
         assert not any(is_closed(each) for each in (who_asked, who_sends, who_is_sent_to, who_reads_nothing, other))
         request.close()
+        del request
         who_asked.close()
         accepted[1].close()
         who_had_asked.close()
