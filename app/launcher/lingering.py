@@ -146,6 +146,8 @@ class Lingering:
             is_over = began > self.end() - MARGIN
             self._closed = [each for each in self._closed if not self._has_ended(each)]
             if is_over or (not self._closed and (is_ending or (self._is_drained and not self._open))):
+                for each in (*self._open.values(), *self._closed):
+                    each.copy.close()
                 return
             time.sleep(max(PAUSE, time.monotonic() - began))
 
