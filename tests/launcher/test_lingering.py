@@ -109,7 +109,11 @@ def test_a_response_with_a_close_notice_is_whole_for_a_client_that_pipelines(
     service = launch(DATASET_PATH=str(dataset), WORKERS="1", **pair).ready()
     with connected(service.port) as connection:
         exchange(connection)
-        os.kill(service.server_process_of("json"), CLOSE_NOTICE)
+        server_process = service.server_process_of("json")
+        (worker,) = service.workers(server_process)
+        files = open_files(worker)
+        os.kill(server_process, CLOSE_NOTICE)
+        wait_until(lambda: open_files(worker) > files, "a copy of the connection")
         wait_until(lambda: httpx.get(service.url, trust_env=False).headers.get("connection") == "close", "the notice")
         request = f"GET /json/{ITEMS}?m=2 HTTP/1.1\r\nhost: localhost\r\n\r\n".encode()
         connection.sendall(request)
@@ -219,4 +223,4 @@ def test_no_file_is_taken_that_a_client_may_need_before_the_drain() -> None:
         wait_until(lambda: one.is_short, "a look")
         before = open_files(os.getpid())
         asyncio.run(one.before_drain([]))
-        assert open_files(os.getpid()) > before
+        wait_until(lambda: open_files(os.getpid()) > before, "a copy")
