@@ -86,6 +86,9 @@ class Child:
         """End it at once, without waiting for that."""
         if self.exitcode is None:
             os.kill(self.pid, signal.SIGKILL)
+            if self.leads_group:  # now, too: nobody may be there to wait for its end, which may take a while
+                with suppress(ProcessLookupError, PermissionError):  # as in `wait`
+                    os.killpg(self.pid, signal.SIGKILL)
 
     def wait(self, options: int) -> int | None:
         """Reap it if it has ended, as waitpid(2) does with `options`; return the same as `exitcode`."""
