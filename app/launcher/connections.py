@@ -1,10 +1,12 @@
 """The connections of the calling process, as /proc has them: nothing of Granian's says which clients are there."""
 
 import errno
+import fcntl
 import ipaddress
 import os
 import socket
 import sys
+import termios
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -43,9 +45,19 @@ def acknowledged(port: int) -> Counter[Peer]:
     taken: Counter[Peer] = Counter()
     for peer, connection in connections_to(port):
         with suppress(OSError):  # its client has gone
-            info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, ACKNOWLEDGED.stop)
-            taken[peer] += int.from_bytes(info[ACKNOWLEDGED], sys.byteorder)
+            taken[peer] += taken_from(connection)
     return taken
+
+
+def taken_from(connection: socket.socket) -> int:
+    """Return how many bytes the client of a connection has acknowledged."""
+    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, ACKNOWLEDGED.stop)
+    return int.from_bytes(info[ACKNOWLEDGED], sys.byteorder)
+
+
+def unacknowledged(connection: socket.socket) -> int:
+    """Return how many bytes of a connection its client has not acknowledged yet (tcp(7), SIOCOUTQ)."""
+    return int.from_bytes(fcntl.ioctl(connection, termios.TIOCOUTQ, b"\0" * 4), sys.byteorder)
 
 
 def copy_of(number: int, port: int) -> socket.socket | None:

@@ -119,7 +119,8 @@ class Lifecycle:
             return
         if self.replacement is not None:
             self.replacement.ask_again()
-        self.group.follow(serving)
+        with suppress(OSError):  # no memory for the filter: `next_event` has it tried again
+            self.group.spread(serving)
         if self.replacement is not None:
             self._prove(self.replacement)
 

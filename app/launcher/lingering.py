@@ -15,28 +15,24 @@ import os
 import resource
 import socket
 import stat
-import sys
 import termios
 import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
-from app.launcher.connections import copy_of
+from app.launcher.connections import copy_of, taken_from, unacknowledged
 
 PAUSE = 0.02  # seconds between looks at which connections Granian has closed
 SLICE, NEW = 1000, 8  # descriptors that are looked at without letting others go first; one to be kept counts for more
 TURN = 0.001  # seconds for these others
-FIRST_LOOK = (
-    1.0  # seconds for which a drain waits until all connections are kept: each look takes longer, the more there are
-)
+FIRST_LOOK = 1.0  # seconds for which a drain waits until all connections are kept: the more, the longer it takes
 FAREWELL = 200  # bytes that an idle connection gets at most at its end: GOAWAY twice, a ping, TLS's close notify
 QUIET = 1.0  # seconds without a byte from a client that has got everything; another is not to be expected
 LATEST = 2.0  # seconds until a client that has got everything has to have closed its side, whatever it sends
 MARGIN = 0.3  # seconds before the end of a drain in which nobody is waited for: what has not ended then is killed
 STALLED = 1.5  # seconds in which a client takes nothing of what is still to be sent
 READS = 16  # of 64 KiB each, in one look at a connection
-BYTES_ACKED = slice(120, 128)  # of struct tcp_info (linux/tcp.h)
 
 _unread = bytearray(2**16)
 
@@ -48,15 +44,16 @@ class Connection:
         """Keep it; Granian has it open."""
         self.copy = copy
         self.port: int = copy.getpeername()[1]
-        self._left = self._unacknowledged()
-        self._sent = self._left + self._acknowledged()
+        self._left = unacknowledged(copy)
+        self._sent = self._left + taken_from(copy)
         self._heard = self._progress = self._delivered = 0.0  # when (time.monotonic)
 
     def begin(self, *, is_expected: bool) -> bool:
         """Return whether the client may lose something if it is closed now, as Granian does; end our side then."""
-        self._left = self._unacknowledged()
-        has_sent = self._left + self._acknowledged() - self._sent
-        is_in_use = is_expected or max(has_sent, self._left) > FAREWELL or _number(self.copy, termios.FIONREAD) > 0
+        self._left = unacknowledged(self.copy)
+        has_sent = self._left + taken_from(self.copy) - self._sent
+        has_unread = any(fcntl.ioctl(self.copy, termios.FIONREAD, b"\0" * 4))
+        is_in_use = is_expected or has_unread or max(has_sent, self._left) > FAREWELL
         self._heard = self._progress = time.monotonic()
         if is_in_use:
             with suppress(OSError):  # its client has reset it, which reading says, too
@@ -78,20 +75,13 @@ class Connection:
         except OSError:  # its client has reset it
             return True
         now = time.monotonic()
-        left = self._unacknowledged()
+        left = unacknowledged(self.copy)
         if left:
             if left < self._left:
                 self._left, self._progress = left, now
             return now > self._progress + STALLED or (not is_patient and now > self._heard + QUIET)
         self._delivered = self._delivered or now
         return now > max(self._heard, self._delivered) + QUIET or now > self._delivered + LATEST
-
-    def _unacknowledged(self) -> int:
-        return _number(self.copy, termios.TIOCOUTQ)
-
-    def _acknowledged(self) -> int:
-        info = self.copy.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, BYTES_ACKED.stop)
-        return int.from_bytes(info[BYTES_ACKED], sys.byteorder)
 
 
 class Lingering:
@@ -206,8 +196,3 @@ class Lingering:
             copy.close()
         else:
             self._others.add(inode)
-
-
-def _number(connection: socket.socket, request: int) -> int:
-    """Return what ioctl(2) says of a connection (tcp(7))."""
-    return int.from_bytes(fcntl.ioctl(connection, request, b"\0" * 4), sys.byteorder)

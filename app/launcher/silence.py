@@ -6,17 +6,15 @@ has come or gone for as long as a client of HTTP/2 may take to acknowledge a pin
 has closed it before, so it is one that has never brought any.
 """
 
-import fcntl
 import socket
 import sys
-import termios
 import time
 import weakref
 from collections.abc import Awaitable
 from contextlib import suppress
 
 from app.launcher.asgi import Application, Message, Receive, Send
-from app.launcher.connections import INTERVAL, Peer, connections_to, packed
+from app.launcher.connections import INTERVAL, Peer, connections_to, packed, unacknowledged
 
 LAST_DATA_SENT, LAST_DATA_RECEIVED = slice(44, 48), slice(52, 56)  # of struct tcp_info (linux/tcp.h), milliseconds ago
 
@@ -70,7 +68,7 @@ class Silence:
                 self.requests.setdefault(client, ones)  # a request has come meanwhile
 
     def _is_silent(self, connection: socket.socket) -> bool:
-        if any(fcntl.ioctl(connection, termios.TIOCOUTQ, b"\0" * 4)):  # a response waits: SIOCOUTQ
+        if unacknowledged(connection):  # a response waits
             return False
         info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, LAST_DATA_RECEIVED.stop)
         return all(

@@ -122,12 +122,6 @@ class ReuseportGroup:
                     filters.let_all_in(each)
             self.shielded = False
 
-    def follow(self, sockets: Sequence[socket.socket]) -> None:
-        """As `spread`, unless that is so already: another worker's startup may take long, and clients would wait for it."""
-        if self.clients_to != sockets:
-            with suppress(OSError):  # no memory for a filter: the next call tries again
-                self.spread(sockets)
-
     def _shield(self, each: socket.socket, port: int) -> None:
         """Drop what comes to a listening socket, but from the source port `port`; others send it again after 1 s.
 
