@@ -185,14 +185,22 @@ def kill_replacement(service: Service) -> str:
     whole = [victim, *proc.descendants(victim)]
     for each in whole:
         send(each, signal.SIGSTOP)
-    # If it serves already, the connections that it has would be lost. Stopped, it does not respond then.
+    others = [each for child in new() - {victim} for each in (child, *proc.descendants(child))]
+    for each in others:
+        send(each, signal.SIGSTOP)
+    # If it serves already, the connections that it has would be lost. Stopped, it does not respond then. It will serve if
+    # the process that asked it has ended, and the launcher has yet to see that.
+    wait_until(
+        lambda: all(map(proc.is_running, proc.children(service.process.pid))), "the launcher's turn", RENEWED_WITHIN
+    )
     try:
         serves = service.leaf(timeout=2.0) == pair["server.crt"]
     except TimeoutError:
         serves = True
-    number = signal.SIGCONT if serves else signal.SIGKILL
     for each in whole:
-        send(each, number)
+        send(each, signal.SIGCONT if serves else signal.SIGKILL)
+    for each in others:
+        send(each, signal.SIGCONT)
     wait_until(lambda: service.leaf() == pair["server.crt"], "a pair after its process was killed", RENEWED_WITHIN)
     return "renewal whose process is killed"
 
