@@ -189,16 +189,19 @@ def kill_replacement(service: Service) -> str:
     for each in others:
         send(each, signal.SIGSTOP)
     # If it serves already, the connections that it has would be lost. Stopped, it does not respond then. It will serve if
-    # the process that asked it has ended, and the launcher has yet to see that.
+    # the process that asks it has its response, whose end the launcher may not have seen yet.
     wait_until(
         lambda: all(map(proc.is_running, proc.children(service.process.pid))), "the launcher's turn", RENEWED_WITHIN
     )
+    time.sleep(0.1)
     try:
         serves = service.leaf(timeout=2.0) == pair["server.crt"]
     except TimeoutError:
         serves = True
     for each in whole:
         send(each, signal.SIGCONT if serves else signal.SIGKILL)
+    if not serves:
+        wait_until(lambda: not any(map(proc.is_running, whole)), "the end of what was killed", RENEWED_WITHIN)
     for each in others:
         send(each, signal.SIGCONT)
     wait_until(lambda: service.leaf() == pair["server.crt"], "a pair after its process was killed", RENEWED_WITHIN)
