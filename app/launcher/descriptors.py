@@ -48,7 +48,7 @@ def connection_limit(configuration: Configuration) -> tuple[int, str | None]:
     others = inherited()
     of_launcher = max(2 * len(configuration.listeners), 9 if metered else 3) * server.workers
     of_launcher += LAUNCHER_DESCRIPTORS + others
-    of_worker = WORKER_DESCRIPTORS + (server.workers if metered else 0) + others
+    of_worker = needed_by_worker(server.workers, metered=metered)
     # Granian's backpressure leaves WebSockets out, and they may be as many again (web_sockets.py).
     times = 2 if any(each.websockets for each in configuration.listeners) else 1
     needed, room = max(of_launcher, of_worker + times), (hard - of_worker) // times
@@ -64,6 +64,11 @@ def connection_limit(configuration: Configuration) -> tuple[int, str | None]:
         f"backpressure={server.backpressure} needs {times * server.backpressure + of_worker} open files for a worker, and the"
         f" hard limit is {hard}: each worker keeps {room} connections{', and as many WebSockets' * (times - 1)}; {remedy}"
     )
+
+
+def needed_by_worker(workers: int, *, metered: bool) -> int:
+    """Return how many files one of so many workers may have open besides its connections."""
+    return WORKER_DESCRIPTORS + (workers if metered else 0) + inherited()
 
 
 @functools.cache

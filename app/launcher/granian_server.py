@@ -21,7 +21,7 @@ from app.launcher.asgi import Application
 from app.launcher.checked import Checked
 from app.launcher.child import IMPORT_FAILED, die_with, flush_streams, title
 from app.launcher.cookies import JoinedCookies
-from app.launcher.descriptors import WORKER_DESCRIPTORS, end_when_starved_or_left
+from app.launcher.descriptors import end_when_starved_or_left, needed_by_worker
 from app.launcher.draining import CLOSE_NOTICE, DRAIN, Draining
 from app.launcher.forwarded import Forwarded
 from app.launcher.lingering import Lingering
@@ -76,7 +76,7 @@ def serve(endpoint: Endpoint, startups: Startups) -> None:
         lingering = Lingering(
             listener.port,
             is_patient=listener.protocol != "http/1.1",
-            reserved=WORKER_DESCRIPTORS + connections,
+            reserved=needed_by_worker(settings.workers, metered=listener.metrics is not None) + connections,
             end=startups.end,
         )
         threading.Thread(target=draining.await_close_notice, args=(lingering,), daemon=True).start()

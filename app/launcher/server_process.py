@@ -181,7 +181,9 @@ class ServerProcess:
 
         That is a time of time.monotonic; None for never.
         """
-        if self.state is not State.SERVING or list(clients_to) == self.serving_sockets() == list(self.endpoint.sockets):
+        sockets = list(self.endpoint.sockets)
+        all_serve = len(self.startups.serving()) == len(sockets)
+        if self.state is not State.SERVING or (all_serve and list(clients_to) == sockets):
             return None
         return time.monotonic() + LOOK
 

@@ -195,6 +195,22 @@ def test_clients_that_could_not_be_given_to_a_worker_are_given_later(
     assert made.group.clients_to == process.endpoint.sockets
 
 
+def test_clients_follow_the_first_worker_that_serves_once_all_have_ended(made: Lifecycle) -> None:
+    process = serve(made)
+    for worker in range(2):
+        process.startups.note(worker)
+    made.advance(time.monotonic())
+    assert process.next_look(made.group.clients_to) is None
+    for worker in range(2):
+        process.startups.begin(worker, accepts=False)
+    made.advance(time.monotonic())
+    due = process.next_look(made.group.clients_to)
+    assert due is not None
+    process.startups.note(1)
+    made.advance(due)
+    assert made.group.clients_to == [process.endpoint.sockets[1]]
+
+
 def test_a_stop_leaves_time_to_drain_though_the_launcher_has_had_no_turn(made: Lifecycle) -> None:
     """It was stopped itself, or starved, beyond its deadline."""
     process = serve(made)

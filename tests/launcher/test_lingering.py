@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import os
+import re
 import resource
 import signal
 import socket
@@ -12,7 +13,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -22,6 +23,7 @@ import trustme
 from hyperframe.frame import WindowUpdateFrame
 
 from app.launcher import lingering
+from app.launcher.descriptors import WORKER_DESCRIPTORS
 from app.launcher.draining import CLOSE_NOTICE
 from app.launcher.lingering import Connection, Lingering
 from bench import oracle
@@ -29,7 +31,7 @@ from tests.support.configuration import SERVER_TOML, configured
 from tests.support.http1 import exchange
 from tests.support.http2 import Client
 from tests.support.ports import free_port, is_refused
-from tests.support.processes import ROOT, open_files, wait_until
+from tests.support.processes import ROOT, open_connections, open_files, wait_until
 from tests.support.service import Launch
 
 ITEMS = 10_000
@@ -224,3 +226,25 @@ def test_no_file_is_taken_that_a_client_may_need_before_the_drain() -> None:
         before = open_files(os.getpid())
         asyncio.run(one.before_drain([]))
         wait_until(lambda: open_files(os.getpid()) > before, "a copy")
+
+
+def test_files_that_a_worker_inherits_are_no_room_for_copies(launch: Launch, tmp_path: Path) -> None:
+    """Before the drain its last clients would find no file, and the worker would be replaced for that."""
+    clients, inherited, room = 20, 5, 3
+    limit = f"ulimit -n {WORKER_DESCRIPTORS + inherited + clients + room}"
+    inherit = " ".join(f"{number}</dev/null" for number in range(3, 3 + inherited))
+    arguments = configured(tmp_path, re.sub(r"backpressure = \d+", f"backpressure = {clients}", SERVER_TOML))
+    wrapper = ["sh", "-c", f'{limit}; exec {inherit}; exec "$@"', "sh"]
+    service = launch(arguments, WORKERS="1", wrapper=wrapper).ready()
+    server_process = service.server_process_of("json")
+    (worker,) = service.workers(server_process)
+    wait_until(lambda: open_connections(service.port) == 0, "the end of the launcher's connection")
+    idle = open_files(worker)
+    with ExitStack() as stack:
+        for _ in range(clients):
+            exchange(stack.enter_context(connected(service.port)))
+        os.kill(server_process, CLOSE_NOTICE)
+        wait_until(lambda: open_files(worker) >= idle + clients + room, "the copies that there is room for")
+        time.sleep(5 * lingering.PAUSE)  # in which it looks for more
+        assert open_files(worker) == idle + clients + room
+    service.stop()
