@@ -1,8 +1,11 @@
-"""What an application sends, without what ends or stops its worker (2.8.7; docs/upstream.md, C)."""
+"""What an application sends, without what ends or stops its worker, or reaches clients as something else.
+
+That is Granian's (2.8.7); docs/upstream.md, C.
+"""
 
 import asyncio
 import itertools
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 
 from app.launcher.asgi import Application, Message, Receive, Send
 from app.launcher.log import warn
@@ -13,6 +16,8 @@ MOST_HEADERS = 20_000
 LONGEST_REASON = 123
 """Bytes of what a close frame says: a control frame has 125, and two are the code's (RFC 6455, section 5.5)."""
 
+WITHOUT_BODY = (204, 304)
+"""Statuses whose Content-Length says nothing of a body (RFC 9110, section 8.6)."""
 TURN = 64
 """Messages after which others have a turn: once its client has left, Granian's `send` never waits.
 
@@ -20,11 +25,17 @@ Not before one is sent: what another task sends would overtake it.
 """
 
 
-class Checked:
-    """ASGI middleware that raises ValueError in the application for what Granian's Rust panics at.
+FILES = "http.response.pathsend"
+"""An extension that is not offered: Granian opens a file once `send` has returned, and the application may have removed it."""
 
-    That is a status, headers or a subprotocol that cannot be sent. A header that comes more than once in the refusal of a
-    WebSocket is sent once, and a reason for its close as far as there is room. What is dropped is reported once.
+
+class Checked:
+    """ASGI middleware that raises ValueError or TypeError in the application for what cannot be sent as it is.
+
+    That is a status, headers or a subprotocol that Granian's Rust panics at, a body that has not the length that its
+    headers say, and a message of a WebSocket that is no text, or no bytes. A header that comes more than once in the
+    refusal of a WebSocket is sent once, and a reason for its close as far as there is room. What is dropped is reported
+    once.
     """
 
     def __init__(self, application: Application) -> None:
@@ -35,7 +46,8 @@ class Checked:
     def __call__(self, scope: Message, receive: Receive, send: Send) -> Awaitable[None]:
         """Return the application's coroutine."""
         if scope["type"] == "http":
-            return self.application(scope, receive, _for_http(send))
+            scope.get("extensions", {}).pop(FILES, None)
+            return self.application(scope, receive, _for_http(send, scope["method"]))
         if scope["type"] == "websocket":
             return self.application(scope, receive, self._for_web_socket(send))
         return self.application(scope, receive, send)
@@ -48,6 +60,8 @@ class Checked:
                 message = self._without_repetition(_checked_start(message))
             elif message["type"] == "websocket.close":
                 message = _with_short_reason(message)
+            elif message["type"] == "websocket.send":
+                message = _checked_message(message)
             elif message["type"] == "websocket.accept":
                 self._check_accept(message)
             await send(message)
@@ -91,17 +105,69 @@ async def _let_others_go() -> None:
     await asyncio.sleep(0)
 
 
-def _for_http(send: Send) -> Send:
+def _for_http(send: Send, method: str) -> Send:
     sent = itertools.count(1)
+    left: int | None = None  # bytes of the body that are still to come; None if any number may
 
     async def send_checked(message: Message) -> None:
+        nonlocal left
         if message["type"] == "http.response.start":
             message = _checked_start(message)
+            has_body = method != "HEAD" and message["status"] not in WITHOUT_BODY
+            left = _content_length(message.get("headers", ())) if has_body else None
+        elif message["type"] == "http.response.body":
+            message = _with_bytes(message, "body")
+            if left is not None:
+                left -= len(message.get("body", b""))
+                _check_end(left, is_last=not message.get("more_body"))
         await send(message)
         if next(sent) % TURN == 0:
             await _let_others_go()
 
     return send_checked
+
+
+def _content_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
+    """Return what the headers say of a body's bytes; None if they do not. Raises ValueError (RFC 9110, section 8.6)."""
+    length = None
+    for name, value in headers:
+        if name.lower() == b"content-length":
+            if not value.strip().isdigit() or length not in (None, int(value)):
+                raise ValueError(f"a response's Content-Length is {shown(value)}; give the number of its bytes, once")
+            length = int(value)
+    return length
+
+
+def _check_end(left: int, *, is_last: bool) -> None:
+    """Raise ValueError for a body of another length than was said: its client would take the rest for a response."""
+    if left < 0:
+        raise ValueError(
+            f"a response's body has {-left} bytes more than its Content-Length; correct that, or leave it out"
+        )
+    if left and is_last:
+        raise ValueError(
+            f"a response's body has {left} bytes less than its Content-Length; correct that, or leave it out"
+        )
+
+
+def _with_bytes(message: Message, key: str) -> Message:
+    """Return a message with bytes, which Granian needs. Raises TypeError if it has something else."""
+    value = message.get(key)
+    if value is None or isinstance(value, bytes):
+        return message
+    return {**message, key: memoryview(value).tobytes()}
+
+
+def _checked_message(message: Message) -> Message:
+    """Return what a WebSocket's client gets. Raises ValueError or TypeError for a text that is none (RFC 3629)."""
+    text = message.get("text")
+    if text is None:
+        return _with_bytes(message, "bytes")
+    if not isinstance(text, str):
+        raise TypeError(f"the text of a WebSocket's message is {type(text).__name__}; give str, or bytes as bytes")
+    if not text.isascii():
+        text.encode()
+    return message
 
 
 def _checked_start(message: Message) -> Message:

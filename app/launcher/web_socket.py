@@ -9,6 +9,7 @@ from typing import Any
 
 from app.launcher.asgi import Message, Receive, Send
 from app.launcher.receiving import Inbox
+from app.settings.errors import shown
 
 PUSHES = 1.0  # seconds for which an application may send to a WebSocket that has been closed
 
@@ -18,6 +19,8 @@ UNREAD = "the server restarts, and the client does not read"
 LEFT = "the client has left"
 # RFC 6455, section 7.4.1, and IANA's registry of WebSocket close codes
 NORMAL_CLOSURE, ABNORMAL_CLOSURE, SERVICE_RESTART = 1000, 1006, 1012
+CODES = {*range(1000, 1004), *range(1007, 1015), *range(3000, 5000)}
+"""What a close frame may have."""
 
 
 class GoneError(ConnectionAbortedError):
@@ -66,7 +69,10 @@ class WebSocket:
         return message
 
     async def send(self, message: Message) -> None:
-        """Take a message of the application's. Raises GoneError if its client has left, or will not read it."""
+        """Take a message of the application's.
+
+        Raises GoneError if its client has left, or will not read it, or ValueError for a code that cannot be sent.
+        """
         if self._given_up or self.closed:
             if self._close_sent and not self._close_sent.done():  # its client is slow to take what was sent before
                 await asyncio.wait([self._close_sent])
@@ -78,7 +84,12 @@ class WebSocket:
             if self._is_restarting() and not self.accepted:
                 await self._refuse()
                 return
-            await self._close(message, message.get("code") or NORMAL_CLOSURE, message.get("reason") or "")
+            code = message.get("code") or NORMAL_CLOSURE
+            if self.accepted and code not in CODES:
+                raise ValueError(
+                    f"code={shown(code)} may not be in a close frame (RFC 6455, section 7.4); give {NORMAL_CLOSURE}"
+                )
+            await self._close(message, code, message.get("reason") or "")
             return
         await self._wait_to_send(message)
         if message["type"] == "websocket.accept":

@@ -156,7 +156,7 @@ def test_messages_that_tasks_send_stay_in_order(kind: str) -> None:
         raise AssertionError("nothing to receive")
 
     async def call() -> None:
-        await Checked(application)({"type": kind}, receive, send)
+        await Checked(application)({"type": kind, "method": "GET"}, receive, send)
 
     asyncio.run(call())
     assert received == list(range(3 * TURN))
@@ -173,7 +173,7 @@ def test_what_is_sent_without_an_event_loop_stays_there() -> None:
         return
 
     async def call() -> None:
-        await Checked(application)({"type": "http"}, send, send)  # type: ignore[arg-type]
+        await Checked(application)({"type": "http", "method": "GET"}, send, send)  # type: ignore[arg-type]
 
     with pytest.raises(StopIteration):
         call().send(None)

@@ -1,0 +1,142 @@
+"""Bodies and messages of an application that are not what it says they are: no client takes them for something else."""
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import websockets
+from websockets.frames import Close
+
+from tests.support.configuration import configured, with_web_sockets
+from tests.support.http1 import read_to_end
+from tests.support.processes import ROOT, wait_until
+from tests.support.service import Launch, Service
+from tests.support.web_sockets import WebSocket
+
+SOURCE = """
+import os
+import tempfile
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.responses import FileResponse
+from starlette.routing import Route
+
+async def removed(request):
+    handle, path = tempfile.mkstemp(os.fsdecode(b"-\\xff"))
+    os.write(handle, bytes(int(request.query_params["size"])))
+    os.close(handle)
+    return FileResponse(path, background=BackgroundTask(os.remove, path))
+
+starlette = Starlette(routes=[Route("/removed", removed)])
+
+MESSAGES = {
+    "/surrogate": {"text": "\\ud800"},
+    "/bytes": {"text": b"x"},
+    "/text": {"bytes": "x"},
+}
+
+async def app(scope, receive, send):
+    if scope["type"] == "http" and scope["path"] == "/removed":
+        await starlette(scope, receive, send)
+    elif scope["type"] == "http":
+        said, *parts = map(int, scope["query_string"].split(b","))
+        kind = memoryview if scope["path"] == "/view" else bytes
+        headers = [(b"Content-Length", b"%d" % said)] if said >= 0 else []
+        status = 304 if scope["path"] == "/unmodified" else 200
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        for index, part in enumerate(parts):
+            more = index < len(parts) - 1
+            await send({"type": "http.response.body", "body": kind(b"x" * part), "more_body": more})
+    elif scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        if scope["path"][1:].isdigit():
+            return await send({"type": "websocket.close", "code": int(scope["path"][1:])})
+        try:
+            await send({"type": "websocket.send", **MESSAGES[scope["path"]]})
+        except (TypeError, ValueError) as error:
+            await send({"type": "websocket.send", "text": type(error).__name__})
+    else:
+        raise NotImplementedError
+"""
+
+
+@pytest.fixture(params=["loop", "inline"])
+def service(launch: Launch, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Service]:
+    """An application that says what a body's length is, and sends something."""
+    (tmp_path / "saying.py").write_text(SOURCE)
+    variables = {"APPLICATION": "saying:app", "PYTHONPATH": f"{tmp_path}:{ROOT}", "APPLICATION_RUNS": request.param}
+    running = launch(configured(tmp_path, with_web_sockets()), WORKERS="1", TMPDIR=str(tmp_path), **variables).ready()
+    yield running
+    running.stop()
+
+
+def responses(service: Service, query: str, method: bytes = b"GET") -> list[bytes]:
+    """Return what comes for a request, and for another on the same connection: without heads, but for their status."""
+    with socket.create_connection(("127.0.0.1", service.port), timeout=30) as connection:
+        connection.sendall(b"%b /%b HTTP/1.1\r\nhost: a\r\n\r\n" % (method, query.encode()))
+        connection.sendall(b"GET /?4,4 HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+        received = read_to_end(connection).split(b"HTTP/1.1 ")[1:]
+    return [each[:3] + b" " + each.partition(b"\r\n\r\n")[2] for each in received]
+
+
+@pytest.mark.parametrize(
+    ("query", "first"),
+    [
+        ("?3,3", b"200 xxx"),
+        ("?0,0", b"200 "),
+        ("?0", b"500 Internal server error"),  # no body, and no end of it
+        ("view?3,3", b"200 xxx"),
+        ("?3,5", b"500 Internal server error"),
+        ("?9,5", b"500 Internal server error"),
+        ("?0,5", b"500 Internal server error"),
+        ("?3,5,5", b"500 Internal server error"),
+        ("?4,1,3", b"200 xxxx"),
+        ("unmodified?9,0", b"304 "),
+    ],
+)
+def test_the_next_response_is_whole_whatever_a_body_is(service: Service, query: str, first: bytes) -> None:
+    assert responses(service, query) == [first, b"200 xxxx"]
+
+
+@pytest.mark.parametrize(("query", "body"), [("?9,1,2", b"x"), ("?3,1,5", b"x")])
+def test_a_body_that_turns_out_to_be_of_another_length_ends_its_connection(
+    service: Service, query: str, body: bytes
+) -> None:
+    assert responses(service, query) == [b"200 " + body]
+
+
+def test_a_response_to_head_has_the_length_of_another(service: Service) -> None:
+    assert responses(service, "?5,0", b"HEAD") == [b"200 ", b"200 xxxx"]
+
+
+@pytest.mark.parametrize("service", ["loop"], indirect=True)  # Starlette reads files in threads
+@pytest.mark.parametrize("size", [1000, 3_000_000])
+def test_a_file_that_is_removed_after_its_response_is_whole(service: Service, tmp_path: Path, size: int) -> None:
+    with httpx.Client(base_url=service.url, trust_env=False, timeout=30) as client:
+        for _ in range(10):
+            response = client.get("/removed", params={"size": size})
+            assert (response.status_code, response.content == bytes(size)) == (200, True)
+    assert not list(tmp_path.glob(os.fsdecode(b"*-\xff")))
+
+
+@pytest.mark.parametrize(
+    ("path", "received"),
+    [("surrogate", "UnicodeEncodeError"), ("bytes", "TypeError"), ("text", "TypeError")],
+)
+def test_a_message_that_cannot_be_sent_is_an_error(service: Service, path: str, received: str) -> None:
+    with WebSocket(f"ws://127.0.0.1:{service.port}/{path}") as client:
+        assert client.recv() == received
+
+
+@pytest.mark.parametrize(("code", "sent"), [(1000, 1000), (4999, 4999), (1006, 1005), (70000, 1005)])
+def test_a_code_that_no_close_may_have_is_an_error(service: Service, code: int, sent: int) -> None:
+    with WebSocket(f"ws://127.0.0.1:{service.port}/{code}") as client:
+        with pytest.raises(websockets.ConnectionClosed) as closed:
+            client.recv()
+        assert closed.value.rcvd == Close(sent, "")  # 1005: none
+    if sent != code:
+        wait_until(lambda: "ValueError: code=" in service.errors.path.read_text(), "the error")
