@@ -17,6 +17,7 @@ SLICE, PAUSE = 100, 0.01  # connections that are looked at without letting reque
 ACKNOWLEDGED = slice(120, 128)  # of struct tcp_info (linux/tcp.h): tcpi_bytes_acked
 
 Peer = tuple[bytes, int]
+Socket = socket.socket  # an application may put another class into its place (PySocks)
 
 
 def connections_to(port: int) -> Iterator[tuple[Peer, socket.socket]]:
@@ -72,10 +73,11 @@ def copy_of(number: int, port: int) -> socket.socket | None:
             return None
         raise
     try:
-        connection = socket.socket(fileno=copy)
+        connection = Socket(fileno=copy)
     except OSError:  # it is no socket
         os.close(copy)
         return None
+    connection.setblocking(False)  # noqa: FBT003 - socket's signature; else an application's setdefaulttimeout counts
     with suppress(OSError):  # it listens, or its client has gone
         if connection.family in (socket.AF_INET, socket.AF_INET6) and connection.getsockname()[1] == port:
             connection.getpeername()

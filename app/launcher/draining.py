@@ -4,6 +4,7 @@ import mmap
 import os
 import select
 import signal
+import time
 from collections.abc import Awaitable, Callable
 
 from app.launcher.asgi import Application, Message, Receive, Send
@@ -63,6 +64,8 @@ class Draining:
             self._lifespan.keep_state()
         if self.lingering is not None:
             await self.lingering.before_drain(self.web_sockets.clients())
+            left = self.lingering.end() - time.monotonic()
+            self.web_sockets.patience = min(self.web_sockets.patience, left / 2)  # the other half is the application's
         await self.web_sockets.close()
 
     def __call__(self, scope: Message, receive: Receive, send: Send) -> Awaitable[None]:

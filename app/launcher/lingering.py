@@ -27,6 +27,7 @@ PAUSE = 0.02  # seconds between looks at which connections Granian has closed
 SLICE, NEW = 1000, 8  # descriptors that are looked at without letting others go first; one to be kept counts for more
 TURN = 0.001  # seconds for these others
 FIRST_LOOK = 1.0  # seconds for which a drain waits until all connections are kept: the more, the longer it takes
+SHARE = 0.25  # of a drain's time for that, if it is less
 FAREWELL = 200  # bytes that an idle connection gets at most at its end: GOAWAY twice, a ping, TLS's close notify
 QUIET = 1.0  # seconds without a byte from a client that has got everything; another is not to be expected
 LATEST = 2.0  # seconds until a client that has got everything has to have closed its side, whatever it sends
@@ -122,7 +123,8 @@ class Lingering:
         self._is_drained = True
         self.begin()
         looked = now if self.is_short or math.isinf(self._looked) else self._looked
-        while self._looked < looked and time.monotonic() < now + FIRST_LOOK:  # noqa: ASYNC110 - a thread sets it
+        end = now + min(FIRST_LOOK, SHARE * (self.end() - now))
+        while self._looked < looked and time.monotonic() < end:  # noqa: ASYNC110 - a thread sets it
             await asyncio.sleep(0.001)
 
     def _run(self) -> None:

@@ -66,7 +66,10 @@ class WebSockets:
         end = time.monotonic() + self.patience
         before: Mapping[Peer, int] | None = None
         while unread := (await asyncio.wait(closing, timeout=FIRST_LOOK if before is None else CLOSE_FRAMES))[1]:
-            now = await self._taken(left) if (left := end - time.monotonic()) > 0 else {}
+            left = end - time.monotonic()
+            now = await self._taken(left) if left > 0 else {}
+            if now is None:  # it may be known later
+                continue
             for close in unread:
                 peer = packed(*client) if (client := closing[close].client) else None
                 if peer is None or peer not in now or (before is not None and before.get(peer) == now[peer]):
@@ -74,23 +77,23 @@ class WebSockets:
                     closing[close].give_up(UNREAD)
             before = now
 
-    async def _taken(self, seconds: float) -> Mapping[Peer, int]:
-        """Return what clients have taken; nothing if that cannot be known within `seconds`."""
+    async def _taken(self, seconds: float) -> Mapping[Peer, int] | None:
+        """Return what clients have taken; None if that cannot be known now, and nothing if not within `seconds`."""
         loop = asyncio.get_running_loop()
-        taken: asyncio.Future[Mapping[Peer, int]] = loop.create_future()
+        taken: asyncio.Future[Mapping[Peer, int] | None] = loop.create_future()
 
         def look() -> None:
             try:
-                result: Mapping[Peer, int] = acknowledged(self.port)
+                result: Mapping[Peer, int] | None = acknowledged(self.port)
             except OSError:  # no descriptor is free
-                result = {}
+                result = None
             with suppress(RuntimeError):  # the loop has ended
                 loop.call_soon_threadsafe(taken.set_result, result)
 
         try:
             threading.Thread(target=look, daemon=True).start()
         except RuntimeError:  # a limit on threads
-            return {}
+            return None
         await asyncio.wait([taken], timeout=seconds)
         return taken.result() if taken.done() else {}
 

@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
+from app.launcher import web_sockets
 from app.launcher.asgi import Message, Receive, Send
+from app.launcher.connections import packed
 from app.launcher.draining import Draining
 from app.launcher.web_sockets import WebSockets
 
@@ -65,6 +67,41 @@ def test_a_web_socket_that_comes_in_another_thread_does_not_hinder_the_close_of_
     untyped.add(Unclosed(untyped))
     asyncio.run(draining.before_drain())
     assert draining.web_sockets.restarting
+
+
+class Unread:
+    """A WebSocket whose client reads slowly."""
+
+    accepted, closed, client, arrivals = True, False, ("127.0.0.1", "1"), 0
+    given_up = False
+
+    def read_ahead(self, _: float) -> None:
+        """Nothing has come."""
+
+    async def close(self) -> None:
+        await asyncio.sleep(60)
+
+    def give_up(self, _: str) -> None:
+        self.given_up = True
+
+
+def test_what_clients_take_is_looked_for_again_if_no_file_or_thread_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, looks = Unread(), [OSError(), OSError(), {packed("127.0.0.1", 1): 5}, {packed("127.0.0.1", 1): 5}]
+    given_up_before = []
+
+    def look(_: int) -> Any:  # noqa: ANN401 - a Mapping, or nothing
+        given_up_before.append(one.given_up)
+        if isinstance(taken := looks.pop(0), OSError):
+            raise taken
+        return taken
+
+    monkeypatch.setattr(web_sockets, "acknowledged", look)
+    monkeypatch.setattr(web_sockets, "CLOSE_FRAMES", 0.01)
+    ones = WebSockets("test", 0, patience=60)
+    untyped: Any = ones.open
+    untyped.add(one)
+    asyncio.run(ones.close())
+    assert (given_up_before, looks, one.given_up) == ([False] * 4, [], True)
 
 
 HTTP1 = {"type": "http", "http_version": "1.1"}

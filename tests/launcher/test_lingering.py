@@ -23,9 +23,11 @@ import trustme
 from hyperframe.frame import WindowUpdateFrame
 
 from app.launcher import lingering
+from app.launcher.connections import copy_of
 from app.launcher.descriptors import WORKER_DESCRIPTORS
-from app.launcher.draining import CLOSE_NOTICE
+from app.launcher.draining import CLOSE_NOTICE, Draining
 from app.launcher.lingering import Connection, Lingering
+from app.launcher.web_sockets import WebSockets
 from bench import oracle
 from tests.support.configuration import SERVER_TOML, configured
 from tests.support.http1 import exchange
@@ -226,6 +228,37 @@ def test_no_file_is_taken_that_a_client_may_need_before_the_drain() -> None:
         before = open_files(os.getpid())
         asyncio.run(one.before_drain([]))
         wait_until(lambda: open_files(os.getpid()) > before, "a copy")
+
+
+def test_a_copy_never_waits_whatever_an_application_has_made_of_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    former = socket.getdefaulttimeout()
+    with Pair() as pair:
+        port = pair.server.getsockname()[1]
+        monkeypatch.setattr(socket, "socket", None)
+        socket.setdefaulttimeout(10)
+        try:
+            copy = copy_of(pair.server.fileno(), port)
+        finally:
+            socket.setdefaulttimeout(former)
+        assert copy is not None
+        with closing(copy), pytest.raises(BlockingIOError):
+            copy.recv(1)
+
+
+def test_a_drain_has_time_for_the_application_though_connections_are_not_all_kept() -> None:
+    """WebSockets, too, are waited for no longer than half of what is left then."""
+    end = time.monotonic() + 0.9
+    web_sockets = WebSockets("test", 0, patience=1.5)
+
+    async def nothing_to_do() -> None:
+        return
+
+    draining = Draining("test", lambda *_: nothing_to_do(), nothing_to_do, web_sockets)
+    draining.lingering = Lingering(0, is_patient=True, reserved=0, end=lambda: end)
+    draining.lingering.begin = lambda: None  # type: ignore[method-assign]  # no look is over in time
+    asyncio.run(draining.before_drain())
+    assert time.monotonic() < end
+    assert web_sockets.patience < (0.9 - 0.9 * lingering.SHARE) / 2 + 0.01
 
 
 def test_files_that_a_worker_inherits_are_no_room_for_copies(launch: Launch, tmp_path: Path) -> None:
