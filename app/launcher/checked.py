@@ -108,6 +108,7 @@ async def _let_others_go() -> None:
 def _for_http(send: Send, method: str) -> Send:
     sent = itertools.count(1)
     left: int | None = None  # bytes of the body that are still to come; None if any number may
+    turn = asyncio.Lock()  # of the application's tasks: Granian's messages may overtake each other
 
     async def send_checked(message: Message) -> None:
         nonlocal left
@@ -120,7 +121,8 @@ def _for_http(send: Send, method: str) -> Send:
             if left is not None:
                 left -= len(message.get("body", b""))
                 _check_end(left, is_last=not message.get("more_body"))
-        await send(message)
+        async with turn:
+            await send(message)
         if next(sent) % TURN == 0:
             await _let_others_go()
 

@@ -129,19 +129,23 @@ class Lingering:
 
     def _run(self) -> None:
         main = threading.main_thread()
+        took = 0.0
         while True:
             began = time.monotonic()
             is_ending = not main.is_alive()  # whatever Granian has left open has no response any more
+            if began + took > self.end() - MARGIN:  # or would be after another look
+                break
             with suppress(OSError):  # no descriptor is free for the listing
                 self._look()
             self._looked = began
-            is_over = began > self.end() - MARGIN
             self._closed = [each for each in self._closed if not self._has_ended(each)]
-            if is_over or (not self._closed and (is_ending or (self._is_drained and not self._open))):
-                for each in (*self._open.values(), *self._closed):
-                    each.copy.close()
-                return
-            time.sleep(max(PAUSE, time.monotonic() - began))
+            if not self._closed and (is_ending or (self._is_drained and not self._open)):
+                break
+            took = time.monotonic() - began
+            time.sleep(max(PAUSE, min(took, self.end() - MARGIN - time.monotonic())))
+        self._looked = math.inf  # nobody waits for another look
+        for each in (*self._open.values(), *self._closed):
+            each.copy.close()
 
     def _has_ended(self, each: Connection) -> bool:
         if is_over := each.is_over(is_patient=self.is_patient):

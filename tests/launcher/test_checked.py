@@ -162,6 +162,27 @@ def test_messages_that_tasks_send_stay_in_order(kind: str) -> None:
     assert received == list(range(3 * TURN))
 
 
+def test_parts_of_a_body_that_tasks_send_stay_in_order() -> None:
+    """Granian's `send` may take any time for each."""
+    received: list[int] = []
+
+    async def application(_: Message, __: Receive, send: Send) -> None:
+        await asyncio.gather(*(send({"type": "http.response.body", "number": number}) for number in range(10)))
+
+    async def send(message: Message) -> None:
+        await asyncio.sleep(0.01 if message["number"] % 2 else 0)
+        received.append(message["number"])
+
+    async def receive() -> Message:
+        raise AssertionError("nothing to receive")
+
+    async def call() -> None:
+        await Checked(application)({"type": "http", "method": "GET"}, receive, send)
+
+    asyncio.run(call())
+    assert received == list(range(10))
+
+
 def test_what_is_sent_without_an_event_loop_stays_there() -> None:
     """As an application that runs inline does: it would go on in another thread."""
 

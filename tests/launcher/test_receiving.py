@@ -7,18 +7,20 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import httpx
 import pytest
 import websockets
+from hyperframe.frame import DataFrame, HeadersFrame, RstStreamFrame
 
 from app.launcher.asgi import Message
 from app.launcher.receiving import MESSAGE, ROOM, Inbox
 from app.launcher.web_socket import WebSocket as ServersWebSocket
 from tests.support.configuration import SERVER_TOML, configured, with_web_sockets
 from tests.support.http1 import WEBSOCKET_UPGRADE
+from tests.support.http2 import Client
 from tests.support.ports import free_port
 from tests.support.processes import ROOT, wait_until
 from tests.support.service import Launch, Service
@@ -516,3 +518,35 @@ def test_what_several_tasks_send_stays_in_order() -> None:
 
     asyncio.run(call())
     assert sent == [0, 1, 2]
+
+
+UPLOADS = """
+from tests.support.applications import note, receive_body, respond
+
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        body = await receive_body(receive)
+        note(f"{scope['path']} {None if body is None else len(body)}")
+        await respond(send, b"ok")
+    else:
+        raise NotImplementedError
+"""
+
+
+@pytest.mark.parametrize("runs", ["loop", "inline"])
+def test_an_upload_over_http2_that_is_given_up_is_not_whole(launch: Launch, tmp_path: Path, runs: str) -> None:
+    """Proxies reset its stream with NO_ERROR."""
+    (tmp_path / "uploads.py").write_text(UPLOADS)
+    notes = tmp_path / "notes"
+    variables = {"APPLICATION": "uploads:app", "PYTHONPATH": f"{tmp_path}:{ROOT}", "APPLICATION_RUNS": runs}
+    service = launch(H2C_PORT=str(free_port()), WORKERS="1", NOTES=str(notes), **variables).ready()
+    with closing(Client(service.h2c_port)) as client:
+        given_up, whole = client.stream(), client.stream()
+        for stream, path, size in ((given_up, "/given-up", 5), (whole, "/whole", 3)):
+            head = client.headers(path, ("content-length", str(size)))
+            client.send(HeadersFrame(stream, head, flags=["END_HEADERS"]), DataFrame(stream, b"xxx"))
+        client.send(RstStreamFrame(given_up, error_code=0), DataFrame(whole, b"", flags=["END_STREAM"]))
+        client.until_whole([whole])
+        wait_until(lambda: "/given-up " in notes.read_text(), "the end of the other")
+    assert {"/given-up None", "/whole 3"} < set(notes.read_text().splitlines())
+    service.stop()
