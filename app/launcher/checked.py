@@ -187,8 +187,9 @@ def _checked_start(message: Message) -> Message:
 def _with_short_reason(message: Message) -> Message:
     """Return a close whose reason has room in a frame: it ends after a whole character."""
     reason = message.get("reason")
-    if not isinstance(reason, str) or len(encoded := reason.encode(errors="replace")) <= LONGEST_REASON:
+    if not isinstance(reason, str):
         return message
+    encoded = reason.encode(errors="replace")  # a lone surrogate, for which Granian sends no reason at all
     return {**message, "reason": encoded[:LONGEST_REASON].decode(errors="ignore")}
 
 

@@ -133,7 +133,7 @@ class Server(Exporting):
             return False
         self.wrks[former.idx].kill()
         self.wrks[former.idx] = former
-        self.startups.restore(former.idx, self.size_of_former)
+        self.startups.restore(former.idx, self.size_of_former, former.inner.pid or 0)
         self.no_growth_until = time.monotonic() + RETRY
         return True
 

@@ -78,6 +78,7 @@ def serve(endpoint: Endpoint, startups: Startups) -> None:
             is_patient=listener.protocol != "http/1.1",
             reserved=needed_by_worker(settings.workers, metered=listener.metrics is not None) + connections,
             end=startups.end,
+            alone=settings.stop_deadline,
         )
         threading.Thread(target=draining.await_close_notice, args=(lingering,), daemon=True).start()
         if listener.websockets:

@@ -115,14 +115,15 @@ class Lifecycle:
 
     def _follow(self, serving: list[socket]) -> None:
         """Give new clients to the workers that serve; who asks those of a replacement has to know which these are."""
-        if self.group.clients_to == serving:
+        asked = self.replacement
+        if self.group.clients_to == serving and (asked is None or asked.is_asked):
             return
-        if self.replacement is not None:
-            self.replacement.ask_again()
-        with suppress(OSError):  # no memory for the filter: `next_event` has it tried again
+        if asked is not None:
+            asked.ask_again()
+        with suppress(OSError):  # no memory for the filter, or no process that asks: `next_event` has it tried again
             self.group.spread(serving)
-        if self.replacement is not None:
-            self._prove(self.replacement)
+            if asked is not None:
+                asked.prove(serving, asked.endpoint.server.start_deadline)
 
     def _after_proof(self, process: ServerProcess, now: float) -> None:
         process.end_of_proof()

@@ -88,17 +88,20 @@ class Connection:
 class Lingering:
     """The connections of a worker in its drain."""
 
-    def __init__(self, port: int, *, is_patient: bool, reserved: int, end: Callable[[], float]) -> None:
+    def __init__(
+        self, port: int, *, is_patient: bool, reserved: int, end: Callable[[], float], alone: float = math.inf
+    ) -> None:
         """Keep connections to `port`; if it `is_patient`, a client that reads slowly is waited for, though it is silent.
 
         One of HTTP/2 will send WINDOW_UPDATE. One of HTTP/1.1 need not: the kernel sends it the rest after close(2).
         Until the drain, files that are `reserved` for others are not taken. `end` returns when the drain has to be over
-        (time.monotonic).
+        (time.monotonic); if it does not say, this worker drains `alone`, for so many seconds.
         """
         self.port = port
         self.is_patient = is_patient
         self.reserved = reserved
         self.end = end
+        self.alone = alone
         self._has_begun = _thread.allocate_lock()
         self._looked = -math.inf  # when the last look that is over began (time.monotonic)
         self.is_short = False  # of files for copies
@@ -120,6 +123,9 @@ class Lingering:
         """Return when all connections are kept. Those of `clients` are waited for, though they have got everything."""
         self._expected = {int(port) for _, port in clients}
         now = time.monotonic()
+        if math.isinf(self.end()):  # it is replaced for its size
+            until, ends = now + self.alone, self.end
+            self.end = lambda: min(until, ends())
         self._is_drained = True
         self.begin()
         looked = now if self.is_short or math.isinf(self._looked) else self._looked

@@ -148,6 +148,11 @@ class ServerProcess:
         why = f" ({error})" if error else ""
         return f"listener {self.endpoint.listener.name} did not respond within start_deadline={start_deadline} s{why}; raise it, or have its workers start faster"
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether there is a process that asks its workers."""
+        return self._prober is not None
+
     def ask_again(self) -> None:
         """End the process that asks, which is to be started anew: it may attach no filter any more."""
         if self._prober is not None:
@@ -177,15 +182,17 @@ class ServerProcess:
         return self.pid != 0 and group_exists(self.pid)
 
     def next_look(self, clients_to: Sequence[socket.socket]) -> float | None:
-        """Return when to look again at its workers: one does not serve, or clients do not come to all that do.
+        """Return when to look again at its workers: one does not serve, nobody asks, or clients do not come to all that do.
 
         That is a time of time.monotonic; None for never.
         """
         sockets = list(self.endpoint.sockets)
-        all_serve = len(self.startups.serving()) == len(sockets)
-        if self.state is not State.SERVING or (all_serve and list(clients_to) == sockets):
-            return None
-        return time.monotonic() + LOOK
+        if self.state is State.PROVING:
+            is_due = not self.is_asked
+        else:
+            all_serve = len(self.startups.serving()) == len(sockets)
+            is_due = self.state is State.SERVING and not (all_serve and list(clients_to) == sockets)
+        return time.monotonic() + LOOK if is_due else None
 
     def serving_sockets(self) -> list[socket.socket]:
         """Return the sockets of those of its workers that serve; all, if none does: clients have to wait somewhere."""

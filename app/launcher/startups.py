@@ -41,8 +41,9 @@ class Startups:
             self._set(worker, ENDED, 0)  # the other may get the same number
         return size
 
-    def restore(self, worker: int, size: int) -> None:
-        """Put back what `begin` has returned: the worker serves on."""
+    def restore(self, worker: int, size: int, process: int) -> None:
+        """Put back what `begin` has returned: the worker serves on, though the other may have noted its startup."""
+        self._set(worker, ACCEPTS, process)
         self._set(worker, STARTED, size)
 
     def note(self, worker: int) -> None:

@@ -140,6 +140,15 @@ def test_a_reason_for_a_close_is_cut_where_its_frame_ends(
     service.stop()
 
 
+def test_a_reason_that_cannot_be_encoded_is_sent_as_far_as_it_can(start: Callable[[str], Service]) -> None:
+    service = start("loop")
+    with WebSocket(f"ws://127.0.0.1:{service.port}/close?{0xD800}*3") as client:
+        with pytest.raises(websockets.ConnectionClosed) as closed:
+            client.recv()
+        assert closed.value.rcvd == Close(3000, "???")
+    service.stop()
+
+
 @pytest.mark.parametrize("kind", ["http", "websocket"])
 def test_messages_that_tasks_send_stay_in_order(kind: str) -> None:
     """Others get a turn after some: not before one, which the next would overtake."""

@@ -331,6 +331,8 @@ def test_a_worker_that_is_replaced_waits_for_the_others_startup(
     made.size_of_former = 7
     before = Worker.__new__(Worker)
     before.parent, before.idx = made, 0
+    untyped: Any = before
+    untyped.inner = SimpleNamespace(pid=os.getpid())
     monkeypatch.setattr(Worker, "is_alive", lambda _: True)
     monkeypatch.setattr(Worker, "_signal", lambda *_: None)
     thread = threading.Thread(target=before.terminate)
@@ -346,6 +348,7 @@ def test_a_worker_that_is_replaced_waits_for_the_others_startup(
     thread.join(5)
     assert not thread.is_alive()
     assert (made.wrks == [before], before.is_kept, killed == [True]) == 3 * (what == "ends",)
+    assert made.startups.serving() == ([] if what == "is not needed" else [0])
 
 
 def test_a_request_is_scheduled_as_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,8 @@ class Told(ServerProcess):
 
     response: bool | None = None
     asked = 0
+    may_ask = True
+    is_asked = False  # no process is there
     end: str | None = None
 
     def start(self, *_: object) -> None:
@@ -41,7 +43,13 @@ class Told(ServerProcess):
 
     def prove(self, *_: object) -> None:
         """Ask nobody."""
+        if not self.may_ask:
+            refuse()
         self.asked += 1
+        self.is_asked = True
+
+    def ask_again(self) -> None:
+        self.is_asked = False
 
     def proved(self) -> bool | None:
         return self.response
@@ -193,6 +201,26 @@ def test_clients_that_could_not_be_given_to_a_worker_are_given_later(
     assert due < time.monotonic() + 1
     made.advance(due)
     assert made.group.clients_to == process.endpoint.sockets
+
+
+def test_a_replacement_that_nobody_could_ask_again_is_asked_later(
+    made: Lifecycle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker has died, and another process cannot be forked just then: that costs no reload."""
+    process = serve(made)
+    for worker in range(2):
+        process.startups.note(worker)
+    replacement = replace(made, monkeypatch)
+    replacement.may_ask = False
+    process.startups.begin(0, accepts=False)
+    made.advance(time.monotonic())
+    assert made.replacement is replacement
+    assert made.group.clients_to == [process.endpoint.sockets[1]]
+    replacement.may_ask = True
+    due = replacement.next_look(made.group.clients_to)
+    assert due is not None
+    made.advance(due)
+    assert (replacement.asked, replacement.next_look(made.group.clients_to)) == (2, None)
 
 
 def test_clients_follow_the_first_worker_that_serves_once_all_have_ended(made: Lifecycle) -> None:

@@ -221,6 +221,16 @@ def test_nobody_is_waited_for_when_the_drain_has_to_be_over() -> None:
         wait_until(lambda: set(threading.enumerate()) <= before, "the thread's end")
 
 
+def test_a_worker_that_is_replaced_for_its_size_waits_for_nobody_beyond_its_time() -> None:
+    """The launcher says no end, as it does not drain."""
+    before = set(threading.enumerate())
+    with Pair() as pair:
+        port = pair.server.getsockname()[1]
+        one = Lingering(port, is_patient=True, reserved=0, end=lambda: math.inf, alone=0.0)
+        asyncio.run(one.before_drain([]))
+        wait_until(lambda: set(threading.enumerate()) <= before, "the thread's end")
+
+
 def test_no_file_is_taken_that_a_client_may_need_before_the_drain() -> None:
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     with Pair() as pair, kept_connections(pair, limit, lambda: math.inf) as one:

@@ -2,7 +2,7 @@
 
 import os
 
-from app.launcher.startups import Startups
+from app.launcher.startups import ACCEPTS, Startups
 
 
 def test_a_worker_serves_from_its_startup_until_its_end() -> None:
@@ -32,5 +32,8 @@ def test_a_worker_that_is_replaced_for_its_size_serves_meanwhile() -> None:
     assert startups.begin(0, accepts=True) == size
     assert startups.size(0) == 0
     assert startups.serving() == [0]
-    startups.restore(0, size)
+    startups._set(0, ACCEPTS, os.getpid() + 1)  # noqa: SLF001 - as the other does when its startup is over
+    startups.restore(0, size, os.getpid())
+    startups.note_end(0, os.getpid() + 1)
     assert startups.size(0) == size
+    assert startups.serving() == [0]
