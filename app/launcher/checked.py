@@ -5,9 +5,10 @@ That is Granian's (2.8.7); docs/upstream.md, C.
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable
 
 from app.launcher.asgi import Application, Message, Receive, Send
+from app.launcher.bodies import Body, with_bytes
 from app.launcher.log import warn
 from app.settings.errors import shown
 
@@ -16,8 +17,6 @@ MOST_HEADERS = 20_000
 LONGEST_REASON = 123
 """Bytes of what a close frame says: a control frame has 125, and two are the code's (RFC 6455, section 5.5)."""
 
-WITHOUT_BODY = (204, 304)
-"""Statuses whose Content-Length says nothing of a body (RFC 9110, section 8.6)."""
 TURN = 64
 """Messages after which others have a turn: once its client has left, Granian's `send` never waits.
 
@@ -54,10 +53,16 @@ class Checked:
 
     def _for_web_socket(self, send: Send) -> Send:
         sent = itertools.count(1)
+        body, parts = Body("GET"), list[bytes]()
 
         async def send_checked(message: Message) -> None:
             if message["type"] == "websocket.http.response.start":
-                message = self._without_repetition(_checked_start(message))
+                message = self._without_repetition(body.start(_checked_start(message)))
+            elif message["type"] == "websocket.http.response.body":
+                parts.append(with_bytes(message, "body").get("body", b""))
+                if message.get("more_body"):  # Granian sends one
+                    return
+                message, _ = body.part({**message, "body": b"".join(parts)})  # type: ignore[assignment]
             elif message["type"] == "websocket.close":
                 message = _with_short_reason(message)
             elif message["type"] == "websocket.send":
@@ -107,64 +112,32 @@ async def _let_others_go() -> None:
 
 def _for_http(send: Send, method: str) -> Send:
     sent = itertools.count(1)
-    left: int | None = None  # bytes of the body that are still to come; None if any number may
+    body = Body(method)
     turn = asyncio.Lock()  # of the application's tasks: Granian's messages may overtake each other
 
     async def send_checked(message: Message) -> None:
-        nonlocal left
+        checked: Message | None = message
+        error = None
         if message["type"] == "http.response.start":
-            message = _checked_start(message)
-            has_body = method != "HEAD" and message["status"] not in WITHOUT_BODY
-            left = _content_length(message.get("headers", ())) if has_body else None
+            checked = body.start(_checked_start(message))
         elif message["type"] == "http.response.body":
-            message = _with_bytes(message, "body")
-            if left is not None:
-                left -= len(message.get("body", b""))
-                _check_end(left, is_last=not message.get("more_body"))
-        async with turn:
-            await send(message)
+            checked, error = body.part(message)
+        if checked is not None:
+            async with turn:
+                await send(checked)
+        if error is not None:
+            raise error
         if next(sent) % TURN == 0:
             await _let_others_go()
 
     return send_checked
 
 
-def _content_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
-    """Return what the headers say of a body's bytes; None if they do not. Raises ValueError (RFC 9110, section 8.6)."""
-    length = None
-    for name, value in headers:
-        if name.lower() == b"content-length":
-            if not value.strip().isdigit() or length not in (None, int(value)):
-                raise ValueError(f"a response's Content-Length is {shown(value)}; give the number of its bytes, once")
-            length = int(value)
-    return length
-
-
-def _check_end(left: int, *, is_last: bool) -> None:
-    """Raise ValueError for a body of another length than was said: its client would take the rest for a response."""
-    if left < 0:
-        raise ValueError(
-            f"a response's body has {-left} bytes more than its Content-Length; correct that, or leave it out"
-        )
-    if left and is_last:
-        raise ValueError(
-            f"a response's body has {left} bytes less than its Content-Length; correct that, or leave it out"
-        )
-
-
-def _with_bytes(message: Message, key: str) -> Message:
-    """Return a message with bytes, which Granian needs. Raises TypeError if it has something else."""
-    value = message.get(key)
-    if value is None or isinstance(value, bytes):
-        return message
-    return {**message, key: memoryview(value).tobytes()}
-
-
 def _checked_message(message: Message) -> Message:
     """Return what a WebSocket's client gets. Raises ValueError or TypeError for a text that is none (RFC 3629)."""
     text = message.get("text")
     if text is None:
-        return _with_bytes(message, "bytes")
+        return with_bytes(message, "bytes")
     if not isinstance(text, str):
         raise TypeError(f"the text of a WebSocket's message is {type(text).__name__}; give str, or bytes as bytes")
     if not text.isascii():

@@ -77,10 +77,11 @@ def copy_of(number: int, port: int) -> socket.socket | None:
     except OSError:  # it is no socket
         os.close(copy)
         return None
-    connection.setblocking(False)  # noqa: FBT003 - socket's signature; else an application's setdefaulttimeout counts
     with suppress(OSError):  # it listens, or its client has gone
         if connection.family in (socket.AF_INET, socket.AF_INET6) and connection.getsockname()[1] == port:
             connection.getpeername()
+            # It is so for Granian. Python has given it an application's time-out, if that has set one for all.
+            connection.setblocking(False)  # noqa: FBT003 - socket's signature
             return connection
     connection.close()
     return None

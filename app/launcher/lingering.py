@@ -163,8 +163,8 @@ class Lingering:
         ours = {each.copy.fileno() for each in (*self._open.values(), *self._closed)}
         numbers = [int(name) for name in os.listdir("/proc/self/fd")]  # noqa: PTH208 - thousands, and no use for a Path
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        free = (limit - len(numbers) + len(ours)) // 2 if self._is_drained else limit - self.reserved
-        room = free - len(ours)
+        half = (limit - len(numbers) + len(ours)) // 2  # of what is free; the other is the application's
+        room = (half if self._is_drained else min(half, limit - self.reserved)) - len(ours)
         self.is_short = False
         seen: set[int] = set()
         looked = 0

@@ -12,6 +12,7 @@ from websockets.frames import Close
 
 from tests.support.configuration import configured, with_web_sockets
 from tests.support.http1 import read_to_end
+from tests.support.ports import free_port
 from tests.support.processes import ROOT, wait_until
 from tests.support.service import Launch, Service
 from tests.support.web_sockets import WebSocket
@@ -45,11 +46,18 @@ async def app(scope, receive, send):
         said, *parts = map(int, scope["query_string"].split(b","))
         kind = memoryview if scope["path"] == "/view" else bytes
         headers = [(b"Content-Length", b"%d" % said)] if said >= 0 else []
+        headers += [(b"Transfer-Encoding", b"chunked")] if scope["path"] == "/chunked" else []
         status = 304 if scope["path"] == "/unmodified" else 200
         await send({"type": "http.response.start", "status": status, "headers": headers})
         for index, part in enumerate(parts):
             more = index < len(parts) - 1
             await send({"type": "http.response.body", "body": kind(b"x" * part), "more_body": more})
+    elif scope["type"] == "websocket" and scope["path"] == "/refused":
+        await receive()
+        headers = [(b"Content-Length", scope["query_string"])]
+        await send({"type": "websocket.http.response.start", "status": 401, "headers": headers})
+        for more in (True, False):
+            await send({"type": "websocket.http.response.body", "body": memoryview(b"no"), "more_body": more})
     elif scope["type"] == "websocket":
         await receive()
         await send({"type": "websocket.accept"})
@@ -69,7 +77,8 @@ def service(launch: Launch, tmp_path: Path, request: pytest.FixtureRequest) -> I
     """An application that says what a body's length is, and sends something."""
     (tmp_path / "saying.py").write_text(SOURCE)
     variables = {"APPLICATION": "saying:app", "PYTHONPATH": f"{tmp_path}:{ROOT}", "APPLICATION_RUNS": request.param}
-    running = launch(configured(tmp_path, with_web_sockets()), WORKERS="1", TMPDIR=str(tmp_path), **variables).ready()
+    variables |= {"TMPDIR": str(tmp_path), "H2C_PORT": str(free_port())}
+    running = launch(configured(tmp_path, with_web_sockets()), WORKERS="1", **variables).ready()
     yield running
     running.stop()
 
@@ -96,21 +105,35 @@ def responses(service: Service, query: str, method: bytes = b"GET") -> list[byte
         ("?3,5,5", b"500 Internal server error"),
         ("?4,1,3", b"200 xxxx"),
         ("unmodified?9,0", b"304 "),
+        ("unmodified?9,9", b"304 "),
+        ("chunked?3,3", b"200 xxx"),
+        ("chunked?-1,1,2", b"200 1\r\nx\r\n2\r\nxx\r\n0\r\n\r\n"),
+        ("?3,1,5,5", b"200 xxx"),  # a file that grows while it is sent
     ],
 )
 def test_the_next_response_is_whole_whatever_a_body_is(service: Service, query: str, first: bytes) -> None:
     assert responses(service, query) == [first, b"200 xxxx"]
 
 
-@pytest.mark.parametrize(("query", "body"), [("?9,1,2", b"x"), ("?3,1,5", b"x")])
-def test_a_body_that_turns_out_to_be_of_another_length_ends_its_connection(
-    service: Service, query: str, body: bytes
-) -> None:
-    assert responses(service, query) == [b"200 " + body]
+def test_a_body_that_turns_out_to_be_too_short_ends_its_connection(service: Service) -> None:
+    assert responses(service, "?9,1,2") == [b"200 xxx"]
 
 
-def test_a_response_to_head_has_the_length_of_another(service: Service) -> None:
-    assert responses(service, "?5,0", b"HEAD") == [b"200 ", b"200 xxxx"]
+@pytest.mark.parametrize("query", ["?5,0", "?5,5", "?5,2,3"])
+def test_a_response_to_head_has_the_length_of_another_and_no_body(service: Service, query: str) -> None:
+    assert responses(service, query, b"HEAD") == [b"200 ", b"200 xxxx"]
+    assert httpx.head(f"{service.url}/{query}", trust_env=False).headers["content-length"] == "5"
+    with httpx.Client(http1=False, http2=True, trust_env=False) as client:  # which takes a body for a fault
+        response = client.head(f"{service.h2c_url}/{query}")
+        assert (response.headers["content-length"], response.content) == ("5", b"")
+        assert client.get(f"{service.h2c_url}/unmodified?5,5").status_code == 304
+
+
+def test_a_refusal_in_parts_is_whole(service: Service) -> None:
+    for length, status, body in ((4, 401, b"nono"), (5, 403, b"")):
+        with pytest.raises(websockets.InvalidStatus) as refused:
+            WebSocket(f"ws://127.0.0.1:{service.port}/refused?{length}")
+        assert (refused.value.response.status_code, refused.value.response.body) == (status, body)
 
 
 @pytest.mark.parametrize("service", ["loop"], indirect=True)  # Starlette reads files in threads

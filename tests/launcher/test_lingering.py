@@ -255,6 +255,14 @@ def test_a_copy_never_waits_whatever_an_application_has_made_of_sockets(monkeypa
             copy.recv(1)
 
 
+def test_an_applications_own_sockets_are_left_as_they_are() -> None:
+    """Whether one waits is of all its copies."""
+    with Pair() as pair:
+        pair.client.settimeout(None)
+        assert copy_of(pair.client.fileno(), pair.server.getsockname()[1]) is None
+        assert os.get_blocking(pair.client.fileno())
+
+
 def test_a_drain_has_time_for_the_application_though_connections_are_not_all_kept() -> None:
     """WebSockets, too, are waited for no longer than half of what is left then."""
     end = time.monotonic() + 0.9

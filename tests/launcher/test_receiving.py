@@ -541,6 +541,10 @@ def test_an_upload_over_http2_that_is_given_up_is_not_whole(launch: Launch, tmp_
     variables = {"APPLICATION": "uploads:app", "PYTHONPATH": f"{tmp_path}:{ROOT}", "APPLICATION_RUNS": runs}
     service = launch(H2C_PORT=str(free_port()), WORKERS="1", NOTES=str(notes), **variables).ready()
     with closing(Client(service.h2c_port)) as client:
+        empty = client.stream()
+        client.send(
+            HeadersFrame(empty, client.headers("/empty", ("content-length", "")), flags=["END_HEADERS", "END_STREAM"])
+        )
         given_up, whole = client.stream(), client.stream()
         for stream, path, size in ((given_up, "/given-up", 5), (whole, "/whole", 3)):
             head = client.headers(path, ("content-length", str(size)))
@@ -548,5 +552,5 @@ def test_an_upload_over_http2_that_is_given_up_is_not_whole(launch: Launch, tmp_
         client.send(RstStreamFrame(given_up, error_code=0), DataFrame(whole, b"", flags=["END_STREAM"]))
         client.until_whole([whole])
         wait_until(lambda: "/given-up " in notes.read_text(), "the end of the other")
-    assert {"/given-up None", "/whole 3"} < set(notes.read_text().splitlines())
+    assert {"/empty 0", "/given-up None", "/whole 3"} < set(notes.read_text().splitlines())
     service.stop()
