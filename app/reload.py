@@ -104,11 +104,11 @@ def _pair(listener: Listener, before: Endpoint) -> Pair | None:
 
 def _application(settings: ApplicationSettings, seconds: int, *, is_tried: bool) -> Application | None:
     """Import another application, or one of ours with another dataset. Raises ConfigurationError."""
+    if settings.is_ours:
+        module, _, attribute = settings.target.partition(":")
+        vars(importlib.import_module(module)).pop(attribute, None)  # it is built when it is asked for, in workers, too
     if not settings.preload:
         if not is_tried:
             loading.check(settings, seconds)
         return None
-    if settings.is_ours:
-        module, _, attribute = settings.target.partition(":")
-        vars(importlib.import_module(module)).pop(attribute, None)  # it is built when it is asked for
     return preloading.load_while_serving(settings, seconds) if is_tried else loading.load(settings)

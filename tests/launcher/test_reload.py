@@ -100,6 +100,17 @@ def test_an_invalid_file_is_reported_and_changes_nothing(
     service.stop()
 
 
+def test_a_dataset_is_served_by_workers_that_load_it_though_it_was_preloaded_before(
+    launch: Launch, tmp_path: Path
+) -> None:
+    dataset = tmp_path / "dataset.json"
+    service = launch(configured(tmp_path), DATASET_PATH=shortened(dataset, 5)).ready()
+    shortened(dataset, 3)
+    is_served(service, tmp_path, serving("app:app", preload=False))
+    assert httpx.get(f"{service.url}/json/9", trust_env=False).json()["count"] == 3
+    service.stop()
+
+
 def test_an_invalid_dataset_changes_nothing(launch: Launch, tmp_path: Path) -> None:
     dataset = tmp_path / "dataset.json"
     service = launch(configured(tmp_path), DATASET_PATH=shortened(dataset, 5)).ready()
