@@ -13,10 +13,11 @@ WITHOUT_BODY = (204, 304)
 class Body:
     """What is still to come of a response's body."""
 
-    def __init__(self, method: str) -> None:
-        """Expect a response to a request with this method."""
+    def __init__(self, method: str, http_version: str) -> None:
+        """Expect a response to a request with this method, over this version of HTTP."""
         self._method = method
-        self._may_be = True
+        self._http_version = http_version
+        self._is_dropped = False
         self._left: int | None = None  # bytes; None if any number may come
         self._has_begun = self._has_ended = False
 
@@ -26,7 +27,8 @@ class Body:
         Transfer-Encoding is the server's (ASGI, "HTTP Connection Scope, Response Start"). Raises ValueError for a
         Content-Length that is none (RFC 9110, section 8.6).
         """
-        self._may_be = self._method != "HEAD" and message["status"] not in WITHOUT_BODY
+        has_none = self._method == "HEAD" or message["status"] in WITHOUT_BODY
+        self._is_dropped = has_none and self._http_version == "2"  # over HTTP/1.1 hyper does so, and counts its bytes
         headers = message.get("headers", ())
         length, is_encoded = None, False
         for name, value in headers:
@@ -39,7 +41,7 @@ class Body:
                 length = int(value)
             elif lower == b"transfer-encoding":
                 is_encoded = True
-        self._left = length
+        self._left = None if has_none else length
         if is_encoded:
             return {**message, "headers": [each for each in headers if each[0].lower() != b"transfer-encoding"]}
         return message
@@ -51,7 +53,7 @@ class Body:
         """
         message = with_bytes(message, "body")
         has_begun, self._has_begun = self._has_begun, True
-        if not self._may_be:
+        if self._is_dropped:
             return (None if has_begun else {**message, "body": b"", "more_body": False}), None
         if self._left is None:
             return message, None

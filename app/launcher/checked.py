@@ -46,14 +46,14 @@ class Checked:
         """Return the application's coroutine."""
         if scope["type"] == "http":
             scope.get("extensions", {}).pop(FILES, None)
-            return self.application(scope, receive, _for_http(send, scope["method"]))
+            return self.application(scope, receive, _for_http(send, Body(scope["method"], scope["http_version"])))
         if scope["type"] == "websocket":
             return self.application(scope, receive, self._for_web_socket(send))
         return self.application(scope, receive, send)
 
     def _for_web_socket(self, send: Send) -> Send:
         sent = itertools.count(1)
-        body, parts = Body("GET"), list[bytes]()
+        body, parts = Body("GET", "1.1"), list[bytes]()
 
         async def send_checked(message: Message) -> None:
             if message["type"] == "websocket.http.response.start":
@@ -110,9 +110,8 @@ async def _let_others_go() -> None:
     await asyncio.sleep(0)
 
 
-def _for_http(send: Send, method: str) -> Send:
+def _for_http(send: Send, body: Body) -> Send:
     sent = itertools.count(1)
-    body = Body(method)
     turn = asyncio.Lock()  # of the application's tasks: Granian's messages may overtake each other
 
     async def send_checked(message: Message) -> None:

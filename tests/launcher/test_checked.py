@@ -165,7 +165,7 @@ def test_messages_that_tasks_send_stay_in_order(kind: str) -> None:
         raise AssertionError("nothing to receive")
 
     async def call() -> None:
-        await Checked(application)({"type": kind, "method": "GET"}, receive, send)
+        await Checked(application)({"type": kind, "method": "GET", "http_version": "1.1"}, receive, send)
 
     asyncio.run(call())
     assert received == list(range(3 * TURN))
@@ -186,7 +186,7 @@ def test_parts_of_a_body_that_tasks_send_stay_in_order() -> None:
         raise AssertionError("nothing to receive")
 
     async def call() -> None:
-        await Checked(application)({"type": "http", "method": "GET"}, receive, send)
+        await Checked(application)({"type": "http", "method": "GET", "http_version": "1.1"}, receive, send)
 
     asyncio.run(call())
     assert received == list(range(10))
@@ -203,7 +203,7 @@ def test_what_is_sent_without_an_event_loop_stays_there() -> None:
         return
 
     async def call() -> None:
-        await Checked(application)({"type": "http", "method": "GET"}, send, send)  # type: ignore[arg-type]
+        await Checked(application)({"type": "http", "method": "GET", "http_version": "1.1"}, send, send)  # type: ignore[arg-type]
 
     with pytest.raises(StopIteration):
         call().send(None)
