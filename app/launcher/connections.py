@@ -72,6 +72,10 @@ def copy_of(number: int, port: int) -> socket.socket | None:
         if error.errno == errno.EBADF:  # it has gone
             return None
         raise
+    # Whoever waits in one is not Granian, and a default time-out of the application's (setdefaulttimeout) would change that.
+    if os.get_blocking(copy):
+        os.close(copy)
+        return None
     try:
         connection = Socket(fileno=copy)
     except OSError:  # it is no socket
@@ -80,8 +84,7 @@ def copy_of(number: int, port: int) -> socket.socket | None:
     with suppress(OSError):  # it listens, or its client has gone
         if connection.family in (socket.AF_INET, socket.AF_INET6) and connection.getsockname()[1] == port:
             connection.getpeername()
-            # It is so for Granian. Python has given it an application's time-out, if that has set one for all.
-            connection.setblocking(False)  # noqa: FBT003 - socket's signature
+            connection.setblocking(False)  # noqa: FBT003 - socket's signature; an application's default time-out is over
             return connection
     connection.close()
     return None

@@ -14,11 +14,13 @@ These are the names; app/launcher/granian_private.py says when they are checked:
 import os
 import socket
 import stat
+from contextlib import suppress
 from typing import Any
 
 from granian import Granian, _granian
 from granian.server import mp
 
+from app.launcher.connections import copy_of
 from app.launcher.descriptors import open_descriptors
 from app.launcher.metrics import BACKLOG
 
@@ -60,7 +62,12 @@ class Exporting(Granian):  # type: ignore[misc, valid-type]  # either of two cla
             self._ipc[worker] = _granian.IPCReceiverHandle(worker, receiver), Sender(sender)
         self._pipes = open_descriptors() - before
         self._before = before - {self.metrics_socket.fileno()}
-        os.register_at_fork(after_in_child=self._close_in_worker)
+        self._port: int = self.metrics_socket.getsockname()[1]
+        os.register_at_fork(before=self._note_open, after_in_child=self._close_in_worker)
+
+    def _note_open(self) -> None:
+        """Note what is open before a fork: in the worker, an application that is preloaded may open more at once."""
+        self._open = open_descriptors()
 
     def _close_in_worker(self) -> None:
         """Close in a worker what is open for metrics in its server process: sockets, pipes, what threads wait by.
@@ -73,16 +80,21 @@ class Exporting(Granian):  # type: ignore[misc, valid-type]  # either of two cla
         if os.getppid() != self.pid:  # it is a worker's child
             return
         own = self._ipc[self.spawning][1].descriptor
-        for descriptor in open_descriptors() - self._before - {own}:
-            mode = os.fstat(descriptor).st_mode
-            if stat.S_ISSOCK(mode):
-                found = socket.socket(fileno=descriptor)
-                if found.family == socket.AF_UNIX:
-                    found.detach()
-                else:
-                    found.close()
-            elif descriptor in self._pipes or not stat.S_ISFIFO(mode):
-                os.close(descriptor)
+        for descriptor in open_descriptors() & self._open - self._before - {own}:
+            with suppress(OSError):  # an application's thread, which a hook of its own has started, has closed it
+                if self._is_for_metrics(descriptor):
+                    os.close(descriptor)
+
+    def _is_for_metrics(self, descriptor: int) -> bool:
+        if self.metrics_socket is not None and descriptor == self.metrics_socket.fileno():
+            return True
+        kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
+        if kind != stat.S_IFSOCK:
+            return descriptor in self._pipes or kind == 0  # what threads wait by (eventfd, epoll) has no type
+        copy = copy_of(descriptor, self._port)
+        if copy is not None:
+            copy.close()
+        return copy is not None
 
     def _start_metrics(self) -> None:
         """Start the threads that take reports, and the exporter: after the workers, which are forked without them."""

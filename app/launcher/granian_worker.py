@@ -64,7 +64,9 @@ class Worker(mp.WorkerProcess):
             raise
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {DRAIN})
-        self.sentinels = frozenset(opened_since(before))
+        # Not what has been opened since: an application that is preloaded may open files at a fork.
+        popen: Any = self.inner._popen  # noqa: SLF001 - CPython's, of which nothing else says both ends
+        self.sentinels = frozenset(popen.finalizer._args)  # noqa: SLF001
 
     def _insist(self, act: Callable[[], None]) -> None:
         reported = False

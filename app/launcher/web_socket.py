@@ -27,6 +27,12 @@ class GoneError(ConnectionAbortedError):
     """Nobody gets what an application sends to a WebSocket (ASGI, "Disconnected Client - send exception")."""
 
 
+def _is_cancelled() -> bool:
+    """Return whether the calling task is cancelled: by the application."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 class WebSocket:
     """A WebSocket that is closed by the server process, if it has to be, while the application waits for a message."""
 
@@ -58,8 +64,7 @@ class WebSocket:
         try:
             message = await self._inbox.receive()
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if not self._inbox.is_over or (task is not None and task.cancelling()):  # the application was cancelled
+            if not self._inbox.is_over or _is_cancelled():
                 raise
             return await self._closed(self._close_sent)
         if message["type"] == "websocket.disconnect":
@@ -105,7 +110,7 @@ class WebSocket:
             try:
                 await self._sending
             except asyncio.CancelledError:
-                if self._given_up:  # else it is the application that was cancelled
+                if not _is_cancelled() and self._given_up:
                     raise GoneError(self._given_up) from None
                 raise
             except RuntimeError as error:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -229,6 +230,42 @@ def test_many_workers_keep_within_the_descriptors_that_are_reserved(launch: Laun
     wait_until(lambda: service.replaced(process, victim), "another worker", 20)
     reported(metrics_url(service, "json"), "granian_workers_respawns_for_err", 1)
     assert max(open_files(each) for each in service.workers(process)) <= WORKER_DESCRIPTORS + 16
+    service.stop()
+
+
+OPENED_AT_FORKS = """
+import os, socket
+from tests.support.applications import respond
+
+kept = []
+
+def reopen():
+    kept.append((open(os.devnull), socket.socket(socket.AF_INET, socket.SOCK_DGRAM)))
+    for each in kept.pop(0) if len(kept) > 1 else ():
+        each.close()
+
+reopen()
+os.register_at_fork(after_in_parent=reopen, after_in_child=reopen)
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        raise NotImplementedError
+    names = [os.readlink(f"/proc/self/fd/{each.fileno()}").partition(":")[0] for each in kept[0]]
+    await respond(send, " ".join(names).encode())
+"""
+
+
+def test_what_a_preloaded_application_opens_at_a_fork_is_left_open(launch: Launch, tmp_path: Path) -> None:
+    """Clients of databases and of monitoring connect anew there."""
+    (tmp_path / "reopening.py").write_text(OPENED_AT_FORKS)
+    variables = {"APPLICATION": "reopening:app", "APPLICATION_PRELOAD": "true", "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    service = launch(configured(tmp_path), METRICS_PORT=str(free_row(2)), WORKERS="3", **variables).ready()
+    server_process = service.server_process_of("json")
+    for _ in range(2):
+        assert {httpx.get(service.url, trust_env=False).text for _ in range(20)} == {f"{os.devnull} socket"}
+        victim = service.workers(server_process)[0]
+        os.kill(victim, signal.SIGKILL)
+        wait_until(partial(service.replaced, server_process, victim), "another worker")
     service.stop()
 
 

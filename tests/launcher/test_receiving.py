@@ -520,6 +520,24 @@ def test_what_several_tasks_send_stays_in_order() -> None:
     assert sent == [0, 1, 2]
 
 
+def test_a_task_that_is_cancelled_while_it_sends_is_cancelled_though_its_web_socket_is_given_up() -> None:
+    """An application that ends cancels what it has started, and does not always wait for that."""
+
+    async def receive() -> Message:
+        raise AssertionError("nothing to receive")
+
+    async def call() -> None:
+        one = ServersWebSocket({}, receive, lambda _: asyncio.get_running_loop().create_future(), lambda: False)
+        sending = asyncio.ensure_future(one.send({"type": "websocket.send", "text": "x"}))
+        await asyncio.sleep(0)
+        sending.cancel()
+        one.give_up("the application has ended")
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+
+    asyncio.run(call())
+
+
 UPLOADS = """
 from tests.support.applications import note, receive_body, respond
 

@@ -38,6 +38,13 @@ def listening(request: pytest.FixtureRequest) -> Iterator[socket.socket]:
         yield one
 
 
+def accepted_by(one: socket.socket) -> socket.socket:
+    """Accept a connection as Granian does: nobody waits in it."""
+    accepted, _ = one.accept()
+    accepted.setblocking(False)  # noqa: FBT003 - socket's signature
+    return accepted
+
+
 async def application(*_: object) -> None:
     return
 
@@ -64,11 +71,11 @@ def test_only_silent_connections_to_the_port_are_closed(listening: socket.socket
     silence = Silence(application, port, 0.2)
     with ExitStack() as stack:
         clients = [stack.enter_context(socket.create_connection((host, port))) for _ in range(7)]
-        accepted = [stack.enter_context(listening.accept()[0]) for _ in clients]
+        accepted = [stack.enter_context(accepted_by(listening)) for _ in clients]
         silent, who_asked, who_had_asked, who_sends, who_is_sent_to, who_reads_nothing, _ = clients
         elsewhere = stack.enter_context(socket.create_server((host, 0), family=listening.family))
         other = stack.enter_context(socket.create_connection(elsewhere.getsockname()[:2]))
-        accepted.append(stack.enter_context(elsewhere.accept()[0]))
+        accepted.append(stack.enter_context(accepted_by(elsewhere)))
         request = ask(silence, who_asked)
         ask(silence, who_had_asked).close()
         with suppress(BlockingIOError):
@@ -110,14 +117,14 @@ def test_an_address_that_another_connection_had_is_no_excuse(listening: socket.s
         source = holder.getsockname()[:2]
         first = bound(listening.family, source)
         first.connect((host, port))
-        accepted = listening.accept()[0]
+        accepted = accepted_by(listening)
         ask(silence, first).close()
         first.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         first.close()
         accepted.close()
         again = stack.enter_context(bound(listening.family, source))
         again.connect((host, port))
-        stack.enter_context(listening.accept()[0])
+        stack.enter_context(accepted_by(listening))
         time.sleep(0.3)
         silence.close()
         assert is_closed(again)
@@ -127,7 +134,7 @@ def test_an_address_may_have_several_connections(listening: socket.socket) -> No
     """To several addresses of the server, say: none is closed while one of them has a request under way."""
     host, port, *_ = listening.getsockname()
     silence = Silence(application, port, 0.2)
-    with socket.create_connection((host, port)) as client, listening.accept()[0]:
+    with socket.create_connection((host, port)) as client, accepted_by(listening):
         request = ask(silence, client)
         ask(silence, client).close()
         time.sleep(0.3)
@@ -148,7 +155,7 @@ def test_an_awaitable_that_cannot_be_referred_to_is_never_taken_for_ended(listen
 
     host, port, *_ = listening.getsockname()
     silence = Silence(lambda *_: Awaitable(), port, 0.2)
-    with socket.create_connection((host, port)) as client, listening.accept()[0]:
+    with socket.create_connection((host, port)) as client, accepted_by(listening):
         silence({"type": "http", "client": client.getsockname()[:2]}, application, application)  # type: ignore[arg-type]
         time.sleep(0.3)
         silence.close()
@@ -176,7 +183,7 @@ def test_a_look_without_a_free_descriptor_is_not_the_last(
             silence.close_for_ever()
 
     thread = threading.Thread(target=close_until_exit, daemon=True)
-    with socket.create_connection((host, port)) as client, listening.accept()[0]:
+    with socket.create_connection((host, port)) as client, accepted_by(listening):
         thread.start()
         wait_until(lambda: is_closed(client), "the end of a silent connection")
     assert failures == []
@@ -192,7 +199,7 @@ def test_many_connections_delay_nobody(listening: socket.socket) -> None:
     with ExitStack() as stack:
         for _ in range(5 * SLICE):
             stack.enter_context(socket.create_connection((host, port)))
-            stack.enter_context(listening.accept()[0])
+            stack.enter_context(accepted_by(listening))
         thread = threading.Thread(target=silence.close)
         thread.start()
         turns = 0
