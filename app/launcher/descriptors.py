@@ -47,7 +47,7 @@ def connection_limit(configuration: Configuration) -> tuple[int, str | None]:
     metered = configuration.listeners[0].metrics is not None
     others = inherited()
     of_launcher = max(2 * len(configuration.listeners), 9 if metered else 3) * server.workers
-    of_launcher += LAUNCHER_DESCRIPTORS + others
+    of_launcher += LAUNCHER_DESCRIPTORS + others + (2 * len(configuration.listeners) if metered else 0)
     of_worker = needed_by_worker(server.workers, metered=metered)
     # Granian's backpressure leaves WebSockets out, and they may be as many again (web_sockets.py).
     times = 2 if any(each.websockets for each in configuration.listeners) else 1
