@@ -166,6 +166,6 @@ def _with_short_reason(message: Message) -> Message:
 
 
 def _check_status(status: int) -> None:
-    """Raise ValueError for what is no status code (RFC 9110, section 15)."""
-    if not 100 <= status <= 999:
-        raise ValueError(f"status={shown(status)} is no HTTP status; give one from 100 to 999")
+    """Raise ValueError for what is no status code of a response that has an end (RFC 9110, sections 15 and 15.2)."""
+    if not 200 <= status <= 999:
+        raise ValueError(f"status={shown(status)} is no HTTP status of a final response; give one from 200 to 999")

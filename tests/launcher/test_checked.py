@@ -68,7 +68,7 @@ def start(launch: Launch, tmp_path: Path) -> Callable[[str], Service]:
 def test_a_status_that_is_none_is_500(start: Callable[[str], Service], runs: str) -> None:
     service = start(runs)
     before = service.all_workers()
-    for status in (1000, 99, 0, -1, 70000):
+    for status in (1000, 199, 101, 100, 99, 0, -1, 70000):
         assert httpx.get(f"{service.url}/?{status}", trust_env=False).status_code == 500
     assert httpx.get(f"{service.url}/?999", trust_env=False).status_code == 999
     assert service.all_workers() == before
