@@ -143,7 +143,7 @@ def test_a_file_that_is_removed_after_its_response_is_whole(service: Service, tm
         for _ in range(10):
             response = client.get("/removed", params={"size": size})
             assert (response.status_code, response.content == bytes(size)) == (200, True)
-    assert not list(tmp_path.glob(os.fsdecode(b"*-\xff")))
+    wait_until(lambda: not list(tmp_path.glob(os.fsdecode(b"*-\xff"))), "the removal of the last file")
 
 
 @pytest.mark.parametrize(
