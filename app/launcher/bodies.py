@@ -13,6 +13,9 @@ WITHOUT_BODY = (204, 304)
 class Body:
     """What is still to come of a response's body."""
 
+    client_has_left = False
+    """Whether the application has been told so: it may end its response then."""
+
     def __init__(self, method: str, http_version: str) -> None:
         """Expect a response to a request with this method, over this version of HTTP."""
         self._method = method
@@ -62,6 +65,8 @@ class Body:
         if left == 0 or (left > 0 and message.get("more_body")):
             self._left = left
             return message, None
+        if left > 0 and self.client_has_left:
+            return {**message, "more_body": True}, None
         error = ValueError(
             f"a response's body has {abs(left)} bytes {'less' if left > 0 else 'more'} than its Content-Length; correct"
             f" that, or leave it out"

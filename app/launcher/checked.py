@@ -46,7 +46,8 @@ class Checked:
         """Return the application's coroutine."""
         if scope["type"] == "http":
             scope.get("extensions", {}).pop(FILES, None)
-            return self.application(scope, receive, _for_http(send, Body(scope["method"], scope["http_version"])))
+            body = Body(scope["method"], scope["http_version"])
+            return self.application(scope, _noting(receive, body), _for_http(send, body))
         if scope["type"] == "websocket":
             return self.application(scope, receive, self._for_web_socket(send))
         return self.application(scope, receive, send)
@@ -108,6 +109,16 @@ async def _let_others_go() -> None:
     except RuntimeError:
         return
     await asyncio.sleep(0)
+
+
+def _noting(receive: Receive, body: Body) -> Receive:
+    async def receive_noted() -> Message:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            body.client_has_left = True
+        return message
+
+    return receive_noted
 
 
 def _for_http(send: Send, body: Body) -> Send:

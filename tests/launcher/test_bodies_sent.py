@@ -20,6 +20,7 @@ from tests.support.web_sockets import WebSocket
 SOURCE = """
 import os
 import tempfile
+from tests.support.applications import note
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.responses import FileResponse
@@ -40,7 +41,14 @@ MESSAGES = {
 }
 
 async def app(scope, receive, send):
-    if scope["type"] == "http" and scope["path"] == "/removed":
+    if scope["type"] == "http" and scope["path"] == "/left":
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"9")]})
+        await send({"type": "http.response.body", "body": b"x", "more_body": True})
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        await send({"type": "http.response.body", "body": b""})
+        note("it goes on")
+    elif scope["type"] == "http" and scope["path"] == "/removed":
         await starlette(scope, receive, send)
     elif scope["type"] == "http":
         said, *parts = map(int, scope["query_string"].split(b","))
@@ -77,7 +85,7 @@ def service(launch: Launch, tmp_path: Path, request: pytest.FixtureRequest) -> I
     """An application that says what a body's length is, and sends something."""
     (tmp_path / "saying.py").write_text(SOURCE)
     variables = {"APPLICATION": "saying:app", "PYTHONPATH": f"{tmp_path}:{ROOT}", "APPLICATION_RUNS": request.param}
-    variables |= {"TMPDIR": str(tmp_path), "H2C_PORT": str(free_port())}
+    variables |= {"TMPDIR": str(tmp_path), "NOTES": str(tmp_path / "notes"), "H2C_PORT": str(free_port())}
     running = launch(configured(tmp_path, with_web_sockets()), WORKERS="1", **variables).ready()
     yield running
     running.stop()
@@ -127,6 +135,17 @@ def test_a_response_to_head_has_the_length_of_another_and_no_body(service: Servi
         response = client.head(f"{service.h2c_url}/{query}")
         assert (response.headers.get("content-length", "5"), response.content) == ("5", b"")
         assert client.get(f"{service.h2c_url}/unmodified?5,5").status_code == 304
+
+
+def test_a_response_may_end_once_its_client_has_left(service: Service, tmp_path: Path) -> None:
+    """As Starlette's do within a middleware: what follows has to be done."""
+    with socket.create_connection(("127.0.0.1", service.port), timeout=30) as connection:
+        connection.sendall(b"GET /left HTTP/1.1\r\nhost: a\r\n\r\n")
+        while not connection.recv(1000).endswith(b"x"):
+            pass
+    notes = tmp_path / "notes"
+    wait_until(lambda: notes.is_file() and "it goes on" in notes.read_text(), "the end of the response")
+    assert "bytes less than its Content-Length" not in service.errors.path.read_text()
 
 
 def test_a_refusal_in_parts_is_whole(service: Service) -> None:
