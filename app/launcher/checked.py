@@ -1,6 +1,6 @@
 """What an application sends, without what ends or stops its worker, or reaches clients as something else.
 
-That is Granian's (2.8.7); docs/upstream.md, C.
+That is Granian's (2.8.7); docs/upstream.md, C and o.
 """
 
 import asyncio
@@ -22,8 +22,6 @@ TURN = 64
 
 Not before one is sent: what another task sends would overtake it.
 """
-
-
 FILES = "http.response.pathsend"
 """An extension that is not offered: Granian opens a file once `send` has returned, and the application may have removed it."""
 

@@ -90,6 +90,13 @@ def serve(one: Lifecycle) -> Told:
     return current(one)
 
 
+def serve_by_all_workers(one: Lifecycle) -> Told:
+    process = serve(one)
+    for worker in range(2):
+        process.startups.note(worker)
+    return process
+
+
 def replace(one: Lifecycle, monkeypatch: pytest.MonkeyPatch) -> Told:
     """Have a replacement started; return it."""
     pairs = [one.endpoint.pair]
@@ -171,9 +178,7 @@ def test_a_predecessor_is_not_drained_while_clients_wait_in_its_sockets(
 def test_clients_follow_the_workers_that_serve_while_a_replacement_is_asked(
     made: Lifecycle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    process = serve(made)
-    for worker in range(2):
-        process.startups.note(worker)
+    process = serve_by_all_workers(made)
     replacement = replace(made, monkeypatch)
     first, second = process.endpoint.sockets
     assert (made.group.clients_to, replacement.asked) == ([first, second], 1)
@@ -207,9 +212,7 @@ def test_a_replacement_that_nobody_could_ask_again_is_asked_later(
     made: Lifecycle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker has died, and another process cannot be forked just then: that costs no reload."""
-    process = serve(made)
-    for worker in range(2):
-        process.startups.note(worker)
+    process = serve_by_all_workers(made)
     replacement = replace(made, monkeypatch)
     replacement.may_ask = False
     process.startups.begin(0, accepts=False)
@@ -224,9 +227,7 @@ def test_a_replacement_that_nobody_could_ask_again_is_asked_later(
 
 
 def test_clients_follow_the_first_worker_that_serves_once_all_have_ended(made: Lifecycle) -> None:
-    process = serve(made)
-    for worker in range(2):
-        process.startups.note(worker)
+    process = serve_by_all_workers(made)
     made.advance(time.monotonic())
     assert process.next_look(made.group.clients_to) is None
     for worker in range(2):
