@@ -28,9 +28,15 @@ class Draining:
         application: Application,
         requests_done: Callable[[], Awaitable[None]],
         web_sockets: WebSockets,
+        *,
+        may_wait: bool = True,
     ) -> None:
-        """Pass every call on to `application`; `name` is its listener's, for what is reported."""
+        """Pass every call on to `application`; `name` is its listener's, for what is reported.
+
+        One that never waits before it responds is looked after when its request comes: it costs that nothing.
+        """
         self.name = name
+        self.may_wait = may_wait
         self.web_sockets = web_sockets
         self.application = application
         self.requests_done = requests_done
@@ -72,20 +78,19 @@ class Draining:
         """Return the application's coroutine: for a request there is none of our own around it."""
         kind = scope["type"]
         if kind == "http":
-            if self.notice[0] and scope["http_version"] != "2":
-                return self.application(scope, receive, _with_close(send))
+            if (self.may_wait or self.notice[0]) and scope["http_version"] != "2":
+                return self.application(scope, receive, self._with_close(send))
             return self.application(scope, receive, send)
         if kind == "websocket":
             return self.web_sockets.run(self.application, scope, receive, send)
         self._lifespan = Lifespan(self.name, receive, send, self.requests_done, self.on_started)
         return self._lifespan.run(self.application, scope)
 
+    def _with_close(self, send: Send) -> Send:
+        async def send_with_close(message: Message) -> None:
+            if message["type"] == "http.response.start" and self.notice[0]:
+                headers = [header for header in message.get("headers", ()) if header[0].lower() != b"connection"]
+                message = {**message, "headers": [*headers, CLOSE]}
+            await send(message)
 
-def _with_close(send: Send) -> Send:
-    async def send_with_close(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            headers = [header for header in message.get("headers", ()) if header[0].lower() != b"connection"]
-            message = {**message, "headers": [*headers, CLOSE]}
-        await send(message)
-
-    return send_with_close
+        return send_with_close

@@ -55,7 +55,13 @@ def serve(endpoint: Endpoint, startups: Startups) -> None:
     log.keep_loggers()
     patience = min(settings.stop_deadline, settings.drain_deadline) / 2
     web_sockets = WebSockets(listener.name, listener.port, settings.backpressure, patience)
-    draining = Draining(listener.name, endpoint.application or _not_loaded, scheduling.requests_done, web_sockets)
+    draining = Draining(
+        listener.name,
+        endpoint.application or _not_loaded,
+        scheduling.requests_done,
+        web_sockets,
+        may_wait=not listener.application.is_ours,
+    )
     signal.signal(CLOSE_NOTICE, lambda *_: draining.send_close_notice())
     start_method = multiprocessing.get_start_method(allow_none=True)  # of a preloaded application; else None
     multiprocessing.set_start_method("fork", force=True)  # workers share what is loaded

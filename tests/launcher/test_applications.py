@@ -199,6 +199,24 @@ def test_the_close_notice_does_not_double(
     service.stop()
 
 
+def test_the_response_to_a_request_that_came_before_the_close_notice_has_it(
+    start: Callable[..., Service], client: httpx.Client, runs: str
+) -> None:
+    service = start(APPLICATION_RUNS=runs, WORKERS="1").ready()
+    with socket.create_connection(("127.0.0.1", service.port), timeout=10) as half:
+        half.sendall(b"POST /echo HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\n\r\nx")
+        wait_until(lambda: have_been_read(half), "the first half")
+        os.kill(service.server_process_of("json"), CLOSE_NOTICE)
+        wait_until(partial(_says_close, client, service.url), "a close notice")
+        half.sendall(b"x")
+        response = b""
+        while more := half.recv(1024):  # the connection ends with it
+            response += more
+    assert b"\r\nconnection: close\r\n" in response
+    assert response.endswith(b"xx")
+    service.stop()
+
+
 def test_a_stream_goes_on_when_the_service_stops(
     start: Callable[..., Service], noted: Callable[[], list[str]], client: httpx.Client, runs: str
 ) -> None:
