@@ -43,7 +43,7 @@ def connection_limit(configuration: Configuration) -> tuple[int, str | None]:
         return server.backpressure, None
     # A listener that is renewed has two sockets for each worker, a reload renews all, and the launcher holds them, too.
     # A server process has a socket and two pipes for each worker, and if there are metrics another pipe of both ends, and
-    # a thread with four, one of which a worker that replaces another inherits of each thread.
+    # a thread with four, which a worker that replaces another inherits of each thread.
     metered = configuration.listeners[0].metrics is not None
     others = inherited()
     of_launcher = max(2 * len(configuration.listeners), 9 if metered else 3) * server.workers
@@ -68,7 +68,7 @@ def connection_limit(configuration: Configuration) -> tuple[int, str | None]:
 
 def needed_by_worker(workers: int, *, metered: bool) -> int:
     """Return how many files one of so many workers may have open besides its connections."""
-    return WORKER_DESCRIPTORS + (workers if metered else 0) + inherited()
+    return WORKER_DESCRIPTORS + (4 * workers + 3 if metered else 0) + inherited()
 
 
 @functools.cache
@@ -87,11 +87,10 @@ def open_descriptors() -> frozenset[int]:
     )
 
 
-def opened_since(before: frozenset[int]) -> list[int]:
-    """Return the pipes and files that are open, and were not when `open_descriptors` returned `before`.
+def pipes_opened_since(before: frozenset[int]) -> list[int]:
+    """Return the pipes that are open, and were not when `open_descriptors` returned `before`.
 
-    Sockets and what has no type in the file system (eventfd, epoll) are left out: Granian's threads for metrics open and
-    close them at any time. It needs no descriptor itself. The kernel gives the lowest free numbers, so all are close
+    Whatever else is new is Granian's for metrics, or an application's that is preloaded. It needs no descriptor itself. The kernel gives the lowest free numbers, so all are close
     together, but for CLOSED_BY_FORK numbers between them, which are free again when a process has been forked.
     """
     new: list[int] = []
@@ -99,10 +98,10 @@ def opened_since(before: frozenset[int]) -> list[int]:
     missed = 0  # others' that are open
     while number <= max(before, default=0) + 1 + len(new) + missed + CLOSED_BY_FORK:
         if number not in before and (kind := _kind(number)) is not None:
-            if kind in {0, stat.S_IFSOCK}:
-                missed += 1
-            else:
+            if kind == stat.S_IFIFO:
                 new.append(number)
+            else:
+                missed += 1
         number += 1
     return new
 

@@ -70,12 +70,12 @@ class Exporting(Granian):  # type: ignore[misc, valid-type]  # either of two cla
         self._open = open_descriptors()
 
     def _close_in_worker(self) -> None:
-        """Close in a worker what is open for metrics in its server process: sockets, pipes, what threads wait by.
+        """Close in a worker what is open for metrics in its server process: sockets and pipes.
 
         Otherwise one that replaces another would keep connections open that the server process closes. The pipes by
         which multiprocessing watches it stay, and its own sender; so does a pair of Unix sockets, with copies: Tokio has
-        it for signals, and takes it for its own in the worker, too. This is done at the fork, as the worker's event loop
-        has descriptors of the same kinds.
+        it for signals, and takes it for its own in the worker, too. And so does what threads wait by (eventfd, epoll):
+        an application that is preloaded may have such of its own (gRPC does), under the same numbers.
         """
         if os.getppid() != self.pid:  # it is a worker's child
             return
@@ -90,7 +90,7 @@ class Exporting(Granian):  # type: ignore[misc, valid-type]  # either of two cla
             return True
         kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
         if kind != stat.S_IFSOCK:
-            return descriptor in self._pipes or kind == 0  # what threads wait by (eventfd, epoll) has no type
+            return descriptor in self._pipes
         copy = copy_of(descriptor, self._port)
         if copy is not None:
             copy.close()

@@ -16,7 +16,7 @@ from typing import Any
 from granian.server import mp
 
 from app.launcher.child import how_it_ended
-from app.launcher.descriptors import WORKER_THREADS, open_descriptors, opened_since, try_threads
+from app.launcher.descriptors import WORKER_THREADS, open_descriptors, pipes_opened_since, try_threads
 from app.launcher.draining import DRAIN
 from app.launcher.log import warn
 
@@ -59,7 +59,7 @@ class Worker(mp.WorkerProcess):
         try:
             self.inner.start()
         except BaseException:  # multiprocessing leaves its pipes open
-            for descriptor in opened_since(before):
+            for descriptor in pipes_opened_since(before):
                 os.close(descriptor)
             raise
         finally:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from contextvars import Context
+from pathlib import Path
 from types import FrameType, SimpleNamespace
 from typing import Any
 
@@ -27,7 +28,7 @@ from granian.server import common, mp
 
 from app.launcher import granian_metrics, granian_private, granian_worker
 from app.launcher.child import IMPORT_FAILED
-from app.launcher.descriptors import open_descriptors, opened_since
+from app.launcher.descriptors import open_descriptors, pipes_opened_since
 from app.launcher.granian_private import Server, check_granian, schedule_by
 from app.launcher.granian_worker import Worker
 from app.launcher.scheduling import Call, Schedule, watched
@@ -101,13 +102,13 @@ def test_a_name_that_is_missing_is_reported(monkeypatch: pytest.MonkeyPatch, own
         check_granian()
 
 
-def test_what_a_fork_opens_is_told_from_what_the_threads_for_metrics_open() -> None:
-    """They accept connections meanwhile, and close them: a worker that took one for a pipe of another would end."""
+def test_what_a_fork_opens_is_told_from_what_others_open() -> None:
+    """They accept connections meanwhile, and close them, and a preloaded application opens a file at a fork that fails."""
     before = open_descriptors()
-    with socket.socket(), closing(select.epoll()):
+    with socket.socket(), closing(select.epoll()), Path(os.devnull).open():
         pipe = os.pipe()
         try:
-            assert opened_since(before) == sorted(pipe)
+            assert pipes_opened_since(before) == sorted(pipe)
         finally:
             for each in pipe:
                 os.close(each)
@@ -127,7 +128,7 @@ def test_what_a_fork_leaves_open_is_found_behind_what_it_has_closed() -> None:
         (ended, its_sentinel), (its_data, data) = os.pipe(), os.pipe()
         os.close(its_sentinel)
         os.close(its_data)
-        assert opened_since(before) == sorted(map(until_end, (ended, data)))
+        assert pipes_opened_since(before) == sorted(map(until_end, (ended, data)))
 
 
 def test_granian_registers_two_signals_of_a_workers_loop_by_handlers_of_one_module() -> None:
@@ -275,7 +276,7 @@ def test_a_fork_that_fails_with_the_last_descriptor_leaves_none(made: Server, mo
 
     def start() -> None:
         while True:  # until there is no descriptor
-            os.dup(0)
+            os.pipe()
 
     monkeypatch.setattr(worker, "inner", SimpleNamespace(start=start, pid=None))
     before = open_descriptors()

@@ -16,7 +16,7 @@ import msgspec
 import psutil
 import pytest
 
-from app.launcher.descriptors import WORKER_DESCRIPTORS
+from app.launcher.descriptors import needed_by_worker
 from app.launcher.metrics import GroupWithMetrics, group_of_metrics
 from app.settings import config
 from app.settings.errors import ConfigurationError
@@ -229,19 +229,20 @@ def test_many_workers_keep_within_the_descriptors_that_are_reserved(launch: Laun
     os.kill(victim, signal.SIGKILL)
     wait_until(lambda: service.replaced(process, victim), "another worker", 20)
     reported(metrics_url(service, "json"), "granian_workers_respawns_for_err", 1)
-    assert max(open_files(each) for each in service.workers(process)) <= WORKER_DESCRIPTORS + 16
+    assert max(open_files(each) for each in service.workers(process)) <= needed_by_worker(16, metered=True)
     service.stop()
 
 
 OPENED_AT_FORKS = """
-import os, socket
+import os, select, socket
 from tests.support.applications import respond
 
-kept = []
+opened = []
 
 def reopen():
-    kept.append((open(os.devnull), socket.socket(socket.AF_INET, socket.SOCK_DGRAM)))
-    for each in kept.pop(0) if len(kept) > 1 else ():
+    before = opened[:]
+    opened[:] = open(os.devnull), socket.socket(socket.AF_INET, socket.SOCK_DGRAM), select.epoll()
+    for each in before:
         each.close()
 
 reopen()
@@ -250,19 +251,44 @@ os.register_at_fork(after_in_parent=reopen, after_in_child=reopen)
 async def app(scope, receive, send):
     if scope["type"] == "lifespan":
         raise NotImplementedError
-    names = [os.readlink(f"/proc/self/fd/{each.fileno()}").partition(":")[0] for each in kept[0]]
+    names = [os.readlink(f"/proc/self/fd/{each.fileno()}").partition(":")[0] for each in opened]
     await respond(send, " ".join(names).encode())
 """
 
+CLOSED_FIRST = OPENED_AT_FORKS.replace(
+    """
+reopen()
+os.register_at_fork(after_in_parent=reopen, after_in_child=reopen)
+""",
+    """
+launcher = os.getpid()
 
-def test_what_a_preloaded_application_opens_at_a_fork_is_left_open(launch: Launch, tmp_path: Path) -> None:
-    """Clients of databases and of monitoring connect anew there."""
-    (tmp_path / "reopening.py").write_text(OPENED_AT_FORKS)
+def open_late():
+    if os.getpid() != launcher and not opened:
+        reopen()
+
+def reopen_first():  # what is opened in a worker has the numbers that its server process has for its own
+    if os.getppid() != launcher:
+        while opened:
+            opened.pop().close()
+        reopen()
+
+os.register_at_fork(after_in_parent=open_late, after_in_child=reopen_first)
+""",
+)
+
+
+@pytest.mark.parametrize("application", [OPENED_AT_FORKS, CLOSED_FIRST], ids=["closed last", "closed first"])
+def test_what_a_preloaded_application_opens_at_a_fork_is_left_open(
+    launch: Launch, tmp_path: Path, application: str
+) -> None:
+    """Clients of databases and of monitoring connect anew there; gRPC waits by epoll."""
+    (tmp_path / "reopening.py").write_text(application)
     variables = {"APPLICATION": "reopening:app", "APPLICATION_PRELOAD": "true", "PYTHONPATH": f"{tmp_path}:{ROOT}"}
     service = launch(configured(tmp_path), METRICS_PORT=str(free_row(2)), WORKERS="3", **variables).ready()
     server_process = service.server_process_of("json")
     for _ in range(2):
-        assert {httpx.get(service.url, trust_env=False).text for _ in range(20)} == {f"{os.devnull} socket"}
+        assert {httpx.get(service.url, trust_env=False).text for _ in range(20)} == {f"{os.devnull} socket anon_inode"}
         victim = service.workers(server_process)[0]
         os.kill(victim, signal.SIGKILL)
         wait_until(partial(service.replaced, server_process, victim), "another worker")
