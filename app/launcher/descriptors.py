@@ -90,8 +90,9 @@ def open_descriptors() -> frozenset[int]:
 def pipes_opened_since(before: frozenset[int]) -> list[int]:
     """Return the pipes that are open, and were not when `open_descriptors` returned `before`.
 
-    Whatever else is new is Granian's for metrics, or an application's that is preloaded. It needs no descriptor itself. The kernel gives the lowest free numbers, so all are close
-    together, but for CLOSED_BY_FORK numbers between them, which are free again when a process has been forked.
+    Whatever else is new is Granian's for metrics, or an application's that is preloaded. It needs no descriptor itself.
+    The kernel gives the lowest free numbers, so all are close together, but for CLOSED_BY_FORK numbers between them,
+    which are free again when a process has been forked.
     """
     new: list[int] = []
     number = 0

@@ -32,6 +32,7 @@ def load(settings: ApplicationSettings) -> Application:
     if folder is not None and not {"", str(folder)} & set(sys.path):
         sys.path.insert(0, str(folder))
     module_name, _, attribute = settings.target.partition(":")
+    importlib.invalidate_caches()  # a folder may be there since the start, or another by the same name (a release's link)
     try:
         found: Any = importlib.import_module(module_name)
         for name in attribute.split("."):

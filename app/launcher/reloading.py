@@ -31,6 +31,8 @@ class Reloaded:
 Reload = Callable[[Sequence[Endpoint], bool], Reloaded]
 """Reads and checks the settings; gets what is served, and whether that has been tried in another process already.
 
+What is served comes last, after what else may come to be: replacements may succeed, and fail.
+
 Raises ConfigurationError."""
 
 
@@ -69,7 +71,7 @@ class Reloading:
         return 0.0 if self._is_asked else None
 
     def advance(self, served: Sequence[Endpoint]) -> None:
-        """Do what is due; `served` is what the listeners serve."""
+        """Do what is due; `served` is what the listeners serve, after what they may come to serve."""
         if self._trial is not None:
             self._take_up(self._trial, served)
         elif self._is_asked:

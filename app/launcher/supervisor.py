@@ -98,7 +98,8 @@ class Supervisor:
 
     def _advance(self) -> None:
         if self.started:
-            self.reloading.advance([each.endpoint for each in self.listeners])
+            may_be_served = [process.endpoint for each in self.listeners for process in each.processes]
+            self.reloading.advance([*may_be_served, *(each.endpoint for each in self.listeners)])
         for each in self.listeners:  # after a reload: what it has found is served from here on
             each.advance(time.monotonic())  # an import, or the listener before, may have taken a while
         self.listing.write((each.endpoint.server.host, each.endpoint.listener) for each in self.listeners)

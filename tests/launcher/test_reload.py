@@ -233,6 +233,41 @@ def test_nothing_is_preloaded_while_an_application_of_somebody_elses_is_served(
     service.stop()
 
 
+WAITS_AT_ITS_START = """
+import asyncio, os
+
+async def app(scope, receive, send):
+    while scope["type"] == "lifespan" and not os.path.exists(os.environ["GO"]):
+        await asyncio.sleep(0.01)
+    await responding(scope, receive, send)
+"""
+
+
+def test_nothing_is_preloaded_while_an_application_of_somebody_elses_starts(
+    launch: Launch, tmp_path: Path, pair: dict[str, str], two: dict[str, str]
+) -> None:
+    (tmp_path / "waiting.py").write_text(RESPONDS.replace("app", "responding") + WAITS_AT_ITS_START)
+    go = tmp_path / "go"
+    service = launch(configured(tmp_path, SERVER_TOML), GO=str(go), **two, **pair).ready()
+    reloaded(service, tmp_path, serving("waiting:app", preload=False))
+    wait_until(lambda: len(service.server_processes) == 4, "replacements")
+    is_refused(service, tmp_path, serving("other:app", preload=True))
+    go.touch()
+    wait_until(lambda: service.errors.path.read_text().count(" reloaded: ") == 2, "both", 20)
+    service.stop()
+
+
+def test_an_application_may_be_in_a_folder_that_was_not_there_at_the_start(
+    launch: Launch, tmp_path: Path, pair: dict[str, str]
+) -> None:
+    folder = tmp_path / "later"
+    service = launch(configured(tmp_path, SERVER_TOML), PYTHONPATH=str(folder), WORKERS="1", **pair).ready()
+    folder.mkdir()
+    (folder / "late.py").write_text(RESPONDS)
+    is_served(service, tmp_path, serving("late:app", preload=False))
+    service.stop()
+
+
 def test_an_import_that_fails_in_the_trial_leaves_the_launcher_as_it_was(
     launch: Launch, tmp_path: Path, pair: dict[str, str], two: dict[str, str]
 ) -> None:
