@@ -18,7 +18,7 @@ try:
 except (ImportError, MemoryError) as lacking:  # a library that cannot be mapped is an ImportError
     if isinstance(lacking, ImportError) and "failed to map" not in str(lacking):
         raise
-    os.write(2, b"configuration: not enough memory to start; raise the limit (ulimit -v)\n")
+    os.write(2, b"configuration: not enough memory to start; raise the limit (ulimit -v, -d)\n")
     sys.exit(2)
 
 
@@ -49,7 +49,7 @@ def main() -> int:
                 configuration, endpoints = run.preflight(configuration, stack, is_check=arguments.check)
             except MemoryError as error:  # a limit (ulimit -v), or a machine that is full
                 raise ConfigurationError(
-                    "not enough memory for the dataset (DATASET_PATH) and the pairs; raise the limit (ulimit -v), or shorten them"
+                    "not enough memory for the dataset (DATASET_PATH) and the pairs; raise the limit (ulimit -v, -d), or shorten them"
                 ) from error
             if arguments.check:
                 for each in endpoints:

@@ -178,7 +178,7 @@ def load_within_memory(settings: ApplicationSettings) -> Application:
         if settings.is_ours:  # it is the dataset
             raise
         raise ConfigurationError(
-            f"{settings} cannot be imported: there is not enough memory; raise the limit (ulimit -v), or import less"
+            f"{settings} cannot be imported: there is not enough memory; raise the limit (ulimit -v, -d), or import less"
         ) from error
 
 

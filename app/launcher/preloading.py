@@ -3,6 +3,7 @@
 import signal
 import threading
 import time
+from collections.abc import Callable
 
 from app.launcher import signals
 from app.launcher.asgi import Application
@@ -101,7 +102,13 @@ def load_while_serving(settings: ApplicationSettings, seconds: int) -> Applicati
         raise
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, former)
+        _put_back(former, look)
     if why := reason():
         raise why
     return application
+
+
+def _put_back(former: signal.Handlers | Callable[..., object] | int | None, own: Callable[..., object]) -> None:
+    """Handle SIGALRM as before, unless the import has set a handler of its own."""
+    if signal.getsignal(signal.SIGALRM) is own:
+        signal.signal(signal.SIGALRM, former)

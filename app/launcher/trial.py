@@ -14,7 +14,7 @@ TRIED = 256  # no exit status: work that is through says so, as an application m
 LONGEST = 500_000  # characters of an error, and of its details, that are kept
 RESULT_SIZE = 2 * 12 * LONGEST + 1_000  # bytes: JSON has twelve for some characters
 STOPPED_ALONE = "a signal asked the process that tries it to stop; try it again"
-NO_MEMORY = "there is not enough memory to try it; raise the limit (ulimit -v, or the container's)"
+NO_MEMORY = "there is not enough memory to try it; raise the limit (ulimit -v, -d, or the container's)"
 
 
 _is_trial = False

@@ -351,6 +351,24 @@ def test_each_import_of_a_reload_has_a_deadline(modules: Path) -> None:
     assert child.exitcode == 7
 
 
+def test_what_an_import_of_a_reload_does_at_sigalrm_is_left_to_it(modules: Path) -> None:
+    (modules / "first.py").write_text(APPLICATION)
+    (modules / "alarmed.py").write_text(
+        f"import signal\ndef alarmed(*_):\n    pass\nsignal.signal(signal.SIGALRM, alarmed)\n{APPLICATION}"
+    )
+
+    def work() -> None:
+        preloading.load_while_serving(settings("first:app"), 60)
+        assert signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
+        preloading.load_while_serving(settings("alarmed:app"), 60)
+        assert signal.getsignal(signal.SIGALRM) is sys.modules["alarmed"].alarmed
+        os._exit(7)
+
+    child = waiting_for_signals(work, "")
+    wait_until(lambda: child.exitcode is not None, "the end")
+    assert child.exitcode == 7
+
+
 @pytest.mark.parametrize("status", [0, 2])
 def test_a_preloaded_import_that_does_not_end_ends_the_process(modules: Path, status: int) -> None:
     """With 0 when a signal asks to stop, with 2 after start_deadline."""

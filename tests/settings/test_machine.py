@@ -109,7 +109,7 @@ def test_want_of_memory_for_the_imports_is_one_line(tmp_path: Path, error: str) 
     (tmp_path / "trustme.py").write_text(f"raise {error}\n")
     result = run_check(PYTHONPATH=str(tmp_path))
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == "configuration: not enough memory to start; raise the limit (ulimit -v)\n"
+    assert result.stderr == "configuration: not enough memory to start; raise the limit (ulimit -v, -d)\n"
 
 
 def test_a_missing_library_is_no_want_of_memory(tmp_path: Path) -> None:
