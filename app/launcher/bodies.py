@@ -56,7 +56,9 @@ class Body:
         """
         message = with_bytes(message, "body")
         has_begun, self._has_begun = self._has_begun, True
-        if self._is_dropped:
+        # Over HTTP/2 it would be an empty frame, of which some clients take few before they end a connection.
+        is_needless = has_begun and message.get("more_body") and not message.get("body")
+        if self._is_dropped or is_needless:
             return (None if has_begun else {**message, "body": b"", "more_body": False}), None
         if self._left is None:
             return message, None

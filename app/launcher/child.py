@@ -52,6 +52,7 @@ class Child:
 
         Of the listeners' sockets it `keeps` some open; any other fork of this process has none.
         """
+        flush_streams()  # else the new process would write again what a preloaded application has printed
         parent = os.getpid()
         self.leads_group, self.leads_session = leads_group, leads_session
         _fork.keeps = keeps

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from app.launcher import signals
 from app.launcher.asgi import Application
-from app.launcher.child import FAILED, MISCONFIGURED, STOPPED, end_process, flush_streams
+from app.launcher.child import FAILED, MISCONFIGURED, STOPPED, end_process
 from app.launcher.loading import LOOK, late, load, load_within_memory
 from app.launcher.log import error
 from app.settings.application import ApplicationSettings
@@ -41,7 +41,6 @@ def preload(settings: ApplicationSettings, seconds: int, stopped: int = STOPPED)
     try:
         return load_within_memory(settings)
     finally:
-        flush_streams()  # else each process that is forked from here on would write it again
         loaded.set()
         watch.join()
 

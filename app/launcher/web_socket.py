@@ -11,12 +11,13 @@ from app.launcher.asgi import Message, Receive, Send
 from app.launcher.receiving import Inbox
 from app.settings.errors import shown
 
-PUSHES = 1.0  # seconds for which an application may send to a WebSocket that has been closed
+PUSHES = 1.0  # seconds for which an application may send to a WebSocket that it knows to be closed
 
 RESTARTING = "the server restarts"
 ENDED = "the application has ended its call for this WebSocket"
 UNREAD = "the server restarts, and the client does not read"
 LEFT = "the client has left"
+CLOSED = "the application has closed it"
 # RFC 6455, section 7.4.1, and IANA's registry of WebSocket close codes
 NORMAL_CLOSURE, ABNORMAL_CLOSURE, SERVICE_RESTART = 1000, 1006, 1012
 CODES = {*range(1000, 1004), *range(1007, 1015), *range(3000, 5000)}
@@ -46,7 +47,8 @@ class WebSocket:
         self._turn = asyncio.Lock()  # of its tasks, to send: Granian's messages may overtake each other (2.8.7)
         self._sending: Any = None  # an awaitable of Granian's that one of them waits for, which can be cancelled
         self._given_up = ""  # why nothing is waited for any more
-        self._ends = math.inf  # when sending without an effect has to end (time.monotonic)
+        self._ends = math.inf  # when sending without an effect has to end (time.monotonic), and why there is none
+        self._over = RESTARTING
         self._heard_until = math.inf  # when what has been read ahead is received no more
         self.accepted = False
         self.closed = False
@@ -69,6 +71,7 @@ class WebSocket:
             return await self._closed(self._close_sent)
         if message["type"] == "websocket.disconnect":
             self.closed = True
+            self._end_soon(LEFT)  # one of its tasks knows, though another may go on
         elif self._close_sent:  # it may respond to what came before the close, to no effect
             self._ends = time.monotonic() + PUSHES
         return message
@@ -83,7 +86,7 @@ class WebSocket:
                 await asyncio.wait([self._close_sent])
             await asyncio.sleep(0)  # it may send again and again, without ever letting others go first
             if self._given_up or time.monotonic() > self._ends:
-                raise GoneError(self._given_up or RESTARTING)
+                raise GoneError(self._given_up or self._over)
             return  # the application does not know yet: its next `receive` says so
         if message["type"] == "websocket.close":
             if self._is_restarting() and not self.accepted:
@@ -95,6 +98,7 @@ class WebSocket:
                     f"code={shown(code)} may not be in a close frame (RFC 6455, section 7.4); give {NORMAL_CLOSURE}"
                 )
             await self._close(message, code, message.get("reason") or "")
+            self._end_soon(CLOSED)
             return
         await self._wait_to_send(message)
         if message["type"] == "websocket.accept":
@@ -145,7 +149,11 @@ class WebSocket:
             message = {"type": "websocket.close", "code": SERVICE_RESTART, "reason": RESTARTING}
             with suppress(GoneError):  # the client does not read
                 await self._close(message, SERVICE_RESTART, RESTARTING)
-            self._ends = time.monotonic() + PUSHES
+            self._end_soon(RESTARTING)
+
+    def _end_soon(self, why: str) -> None:
+        if math.isinf(self._ends):
+            self._ends, self._over = time.monotonic() + PUSHES, why
 
     async def _close(self, message: Message, code: int, reason: str) -> None:
         """Send a close. Granian does so when nobody waits for a message any more (2.8.7), so that ends first."""

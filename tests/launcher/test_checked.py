@@ -171,6 +171,29 @@ def test_messages_that_tasks_send_stay_in_order(kind: str) -> None:
     assert received == list(range(3 * TURN))
 
 
+def test_an_empty_part_within_a_body_is_not_sent() -> None:
+    """Over HTTP/2 it would be a frame of its own: Node ends a connection at the thousandth."""
+    sent: list[Message] = []
+
+    async def application(_: Message, __: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for body in (b"", b"", b"a", b"", b"b"):
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+        await send({"type": "http.response.body"})
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        raise AssertionError("nothing to receive")
+
+    async def call() -> None:
+        await Checked(application)({"type": "http", "method": "GET", "http_version": "2"}, receive, send)
+
+    asyncio.run(call())
+    assert [each.get("body") for each in sent[1:]] == [b"", b"a", b"b", None]
+
+
 def test_parts_of_a_body_that_tasks_send_stay_in_order() -> None:
     """Granian's `send` may take any time for each."""
     received: list[int] = []

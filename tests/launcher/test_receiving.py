@@ -73,6 +73,20 @@ async def app(scope, receive, send):
         while not reading.done():
             await send({"type": "websocket.send", "text": "x" * 100})
         note("reading is done")
+    elif scope["type"] == "websocket" and scope["path"].startswith("/pushes"):
+        await receive()
+        await send({"type": "websocket.accept"})
+        async def reads():
+            while (await receive())["type"] == "websocket.receive":
+                if scope["path"].endswith("/closes"):
+                    await send({"type": "websocket.close"})
+        reading = asyncio.ensure_future(reads())
+        try:
+            while True:
+                await send({"type": "websocket.send", "text": "x"})
+                await asyncio.sleep(0.01)
+        except ConnectionAbortedError as error:
+            note(f"cannot send: {error}")
     elif scope["type"] == "websocket" and scope["path"] == "/refuses":
         await send({"type": "websocket.close"})
         note("refused")
@@ -173,6 +187,28 @@ def test_an_application_that_only_sends_learns_that_a_client_has_left(
         client.send("nobody receives this")
         assert client.recv() == "x" * 1000
     wait_for_note(tmp_path, "it has left")
+    service.stop()
+    assert "Traceback" not in service.errors.read_text()
+
+
+@pytest.mark.parametrize("how", ["it closes", "it ends its side", "the application closes"])
+def test_an_application_that_sends_in_one_task_and_is_told_of_the_end_in_another_ends(
+    start: Callable[..., Service], tmp_path: Path, how: str
+) -> None:
+    """As with uvicorn. Granian takes what is sent, for ever, and the call would hold a stop up."""
+    service = start()
+    by_client = how != "the application closes"
+    with WebSocket(f"ws://127.0.0.1:{service.port}/pushes{'' if by_client else '/closes'}") as client:
+        assert client.recv() == "x"
+        if how == "it ends its side":
+            client.socket.shutdown(socket.SHUT_WR)
+        elif by_client:
+            client.protocol.send_close(1000)
+            client.socket.sendall(b"".join(client.protocol.data_to_send()))
+        else:
+            client.send("enough")
+        why = "the client has left" if by_client else "the application has closed it"
+        wait_for_note(tmp_path, f"cannot send: {why}")
     service.stop()
     assert "Traceback" not in service.errors.read_text()
 

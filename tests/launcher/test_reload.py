@@ -268,6 +268,18 @@ def test_an_application_may_be_in_a_folder_that_was_not_there_at_the_start(
     service.stop()
 
 
+def test_what_an_import_of_a_reload_prints_is_written_once(
+    launch: Launch, tmp_path: Path, pair: dict[str, str]
+) -> None:
+    """And once by the process that tries it; all that is forked afterwards has what was not written."""
+    (tmp_path / "printing.py").write_text("print('it is imported')\n" + RESPONDS)
+    variables = {"PYTHONPATH": str(tmp_path), "PYTHONUNBUFFERED": "", "WORKERS": "2"}
+    service = launch(configured(tmp_path, SERVER_TOML), **variables, **pair).ready()
+    is_served(service, tmp_path, serving("printing:app", preload=True))
+    service.stop()
+    assert service.output.read_text().count("it is imported") == 2
+
+
 def test_an_import_that_fails_in_the_trial_leaves_the_launcher_as_it_was(
     launch: Launch, tmp_path: Path, pair: dict[str, str], two: dict[str, str]
 ) -> None:
