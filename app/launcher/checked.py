@@ -17,6 +17,9 @@ MOST_HEADERS = 20_000
 LONGEST_REASON = 123
 """Bytes of what a close frame says: a control frame has 125, and two are the code's (RFC 6455, section 5.5)."""
 
+LONGEST_REFUSAL = 2**20
+"""Bytes of the body with which an application refuses a WebSocket: Granian takes one part, so that all are kept."""
+
 TURN = 64
 """Messages after which others have a turn: once its client has left, Granian's `send` never waits.
 
@@ -52,16 +55,17 @@ class Checked:
 
     def _for_web_socket(self, send: Send) -> Send:
         sent = itertools.count(1)
-        body, parts = Body("GET", "1.1"), list[bytes]()
+        body, refusal = Body("GET", "1.1"), bytearray()
 
         async def send_checked(message: Message) -> None:
             if message["type"] == "websocket.http.response.start":
                 message = self._without_repetition(body.start(_checked_start(message)))
             elif message["type"] == "websocket.http.response.body":
-                parts.append(with_bytes(message, "body").get("body", b""))
+                _join(refusal, message)
                 if message.get("more_body"):  # Granian sends one
+                    await _let_others_go()
                     return
-                message, _ = body.part({**message, "body": b"".join(parts)})  # type: ignore[assignment]
+                message, _ = body.part({**message, "body": bytes(refusal)})  # type: ignore[assignment]
             elif message["type"] == "websocket.close":
                 message = _with_short_reason(message)
             elif message["type"] == "websocket.send":
@@ -98,6 +102,13 @@ class Checked:
             "a response that refuses a WebSocket has a header more than once; Granian can send the last one alone"
         )
         return {**message, "headers": list(headers.items())}
+
+
+def _join(refusal: bytearray, part: Message) -> None:
+    """Add a part to a refusal's body. Raises ValueError if that is too long, and TypeError if the part is not bytes."""
+    refusal += with_bytes(part, "body").get("body", b"")
+    if len(refusal) > LONGEST_REFUSAL:
+        raise ValueError(f"the refusal of a WebSocket has more than {LONGEST_REFUSAL} bytes; make it shorter")
 
 
 async def _let_others_go() -> None:

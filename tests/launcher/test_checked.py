@@ -11,7 +11,7 @@ import websockets
 from websockets.frames import Close
 
 from app.launcher.asgi import Message, Receive, Send
-from app.launcher.checked import TURN, Checked
+from app.launcher.checked import LONGEST_REFUSAL, TURN, Checked
 from tests.support.configuration import configured, with_web_sockets
 from tests.support.http1 import read_to_end
 from tests.support.processes import ROOT
@@ -169,6 +169,31 @@ def test_messages_that_tasks_send_stay_in_order(kind: str) -> None:
 
     asyncio.run(call())
     assert received == list(range(3 * TURN))
+
+
+def test_a_refusal_that_does_not_end_is_given_up() -> None:
+    """Granian takes one part, so that all are kept until the last, whether the client is there or not."""
+    sent = 0
+
+    async def application(_: Message, __: Receive, send: Send) -> None:
+        nonlocal sent
+        await send({"type": "websocket.http.response.start", "status": 403, "headers": []})
+        while sent < 2 * LONGEST_REFUSAL:
+            await send({"type": "websocket.http.response.body", "body": b"x" * 1024, "more_body": True})
+            sent += 1024
+
+    async def send(_: Message) -> None:
+        """Nobody reads it."""
+
+    async def receive() -> Message:
+        raise AssertionError("nothing to receive")
+
+    async def call() -> None:
+        with pytest.raises(ValueError, match=f"has more than {LONGEST_REFUSAL} bytes; make it shorter"):
+            await Checked(application)({"type": "websocket"}, receive, send)
+
+    asyncio.run(call())
+    assert sent == LONGEST_REFUSAL
 
 
 def test_an_empty_part_within_a_body_is_not_sent() -> None:
