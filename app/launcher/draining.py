@@ -17,6 +17,8 @@ CLOSE_NOTICE = signal.SIGRTMIN + 5
 """To a server process: send `Connection: close` on every response from now on."""
 DRAIN = signal.SIGRTMIN + 6
 """To a server process, which passes it on to its workers: accept no more, finish what was received, end."""
+EVENTS = b"text/event-stream"
+"""The type of content whose response Granian begins before there is any."""
 
 
 class Draining:
@@ -87,10 +89,30 @@ class Draining:
         return self._lifespan.run(self.application, scope)
 
     def _with_close(self, send: Send) -> Send:
+        """Keep the start of a response until its first part: Granian does so, too (2.8.7), but for event streams."""
+        start: Message | None = None
+        has_begun = False
+
         async def send_with_close(message: Message) -> None:
-            if message["type"] == "http.response.start" and self.notice[0]:
-                headers = [header for header in message.get("headers", ()) if header[0].lower() != b"connection"]
-                message = {**message, "headers": [*headers, CLOSE]}
-            await send(message)
+            nonlocal start, has_begun
+            is_start = message["type"] == "http.response.start"
+            if is_start and not has_begun and not _is_event_stream(message):
+                start, has_begun = message, True
+                return
+            has_begun = True
+            if start is not None:
+                kept, start = start, None
+                await send(self._noticed(kept))
+            await send(self._noticed(message) if is_start else message)
 
         return send_with_close
+
+    def _noticed(self, start: Message) -> Message:
+        if not self.notice[0]:
+            return start
+        headers = [header for header in start.get("headers", ()) if header[0].lower() != b"connection"]
+        return {**start, "headers": [*headers, CLOSE]}
+
+
+def _is_event_stream(start: Message) -> bool:
+    return any(name.lower() == b"content-type" and value.startswith(EVENTS) for name, value in start.get("headers", ()))

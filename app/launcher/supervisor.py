@@ -98,7 +98,7 @@ class Supervisor:
 
     def _advance(self) -> None:
         if self.started:
-            may_be_served = [process.endpoint for each in self.listeners for process in each.processes]
+            may_be_served = [each.replacement.endpoint for each in self.listeners if each.replacement is not None]
             self.reloading.advance([*may_be_served, *(each.endpoint for each in self.listeners)])
         for each in self.listeners:  # after a reload: what it has found is served from here on
             each.advance(time.monotonic())  # an import, or the listener before, may have taken a while

@@ -85,7 +85,7 @@ class WebSocket:
             if self._close_sent and not self._close_sent.done():  # its client is slow to take what was sent before
                 await asyncio.wait([self._close_sent])
             await asyncio.sleep(0)  # it may send again and again, without ever letting others go first
-            if self._given_up or time.monotonic() > self._ends:
+            if self._given_up or (message["type"] != "websocket.close" and time.monotonic() > self._ends):
                 raise GoneError(self._given_up or self._over)
             return  # the application does not know yet: its next `receive` says so
         if message["type"] == "websocket.close":

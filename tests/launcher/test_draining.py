@@ -121,6 +121,31 @@ def test_every_response_has_it_once_it_has_begun() -> None:
         assert body["body"] == b"x"
 
 
+@pytest.mark.parametrize("content", [b"text/plain", b"text/event-stream; charset=utf-8"])
+def test_a_response_has_it_if_it_has_begun_before_the_first_part(content: bytes) -> None:
+    """Granian keeps the head until then, but for event streams, which clients wait for."""
+
+    async def application(_: Message, __: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"Content-Type", content)]})
+        notice.send_close_notice()
+        await send({"type": "http.response.body", "body": b"x", "more_body": True})
+        await send({"type": "http.response.body", "body": b"y"})
+
+    notice = Draining("json", application, nothing_to_do, WebSockets("json", 0))
+    start, *parts = sent(notice, HTTP1)
+    assert start["headers"][1:] == ([(b"connection", b"close")] if content == b"text/plain" else [])
+    assert [each["body"] for each in parts] == [b"x", b"y"]
+
+
+def test_a_response_that_is_started_twice_is_granians_to_refuse() -> None:
+    async def application(_: Message, __: Receive, send: Send) -> None:
+        for status in (200, 201):
+            await send({"type": "http.response.start", "status": status, "headers": []})
+
+    messages = sent(Draining("json", application, nothing_to_do, WebSockets("json", 0)), HTTP1)
+    assert [each["status"] for each in messages] == [200, 201]
+
+
 def test_it_takes_the_place_of_the_applications_own_connection_header() -> None:
     notice = responding((b"Connection", b"keep-alive"))
     notice.send_close_notice()

@@ -86,6 +86,7 @@ async def app(scope, receive, send):
                 await send({"type": "websocket.send", "text": "x"})
                 await asyncio.sleep(0.01)
         except ConnectionAbortedError as error:
+            await send({"type": "websocket.close"})  # to no effect
             note(f"cannot send: {error}")
     elif scope["type"] == "websocket" and scope["path"] == "/refuses":
         await send({"type": "websocket.close"})
