@@ -22,7 +22,7 @@ class Body:
         self._http_version = http_version
         self._is_dropped = False
         self._left: int | None = None  # bytes; None if any number may come
-        self._has_begun = self._has_ended = False
+        self._has_started = self._has_begun = self._has_ended = False
 
     def start(self, message: Message) -> Message:
         """Take the start of the response, whose headers are a sequence, and return it as it is to be sent.
@@ -30,6 +30,8 @@ class Body:
         Transfer-Encoding is the server's (ASGI, "HTTP Connection Scope, Response Start"). Raises ValueError for a
         Content-Length that is none (RFC 9110, section 8.6).
         """
+        if self._has_started:  # Granian refuses it, and the first one stays
+            return message
         has_none = self._method == "HEAD" or message["status"] in WITHOUT_BODY
         self._is_dropped = has_none and self._http_version == "2"  # over HTTP/1.1 hyper does so, and counts its bytes
         headers = message.get("headers", ())
@@ -45,6 +47,7 @@ class Body:
             elif lower == b"transfer-encoding":
                 is_encoded = True
         self._left = None if has_none else length
+        self._has_started = True
         if is_encoded:
             return {**message, "headers": [each for each in headers if each[0].lower() != b"transfer-encoding"]}
         return message

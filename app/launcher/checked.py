@@ -106,9 +106,10 @@ class Checked:
 
 def _join(refusal: bytearray, part: Message) -> None:
     """Add a part to a refusal's body. Raises ValueError if that is too long, and TypeError if the part is not bytes."""
-    refusal += with_bytes(part, "body").get("body", b"")
-    if len(refusal) > LONGEST_REFUSAL:
+    body = with_bytes(part, "body").get("body", b"")
+    if len(refusal) + len(body) > LONGEST_REFUSAL:
         raise ValueError(f"the refusal of a WebSocket has more than {LONGEST_REFUSAL} bytes; make it shorter")
+    refusal += body
 
 
 async def _let_others_go() -> None:

@@ -35,7 +35,7 @@ class Draining:
     ) -> None:
         """Pass every call on to `application`; `name` is its listener's, for what is reported.
 
-        One that never waits before it responds is looked after when its request comes: it costs that nothing.
+        One that never waits before it responds is looked after when its request comes: that costs it nothing.
         """
         self.name = name
         self.may_wait = may_wait

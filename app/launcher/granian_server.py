@@ -60,7 +60,7 @@ def serve(endpoint: Endpoint, startups: Startups) -> None:
         endpoint.application or _not_loaded,
         scheduling.requests_done,
         web_sockets,
-        may_wait=not listener.application.is_ours,
+        may_wait=not listener.application.is_bundled,
     )
     signal.signal(CLOSE_NOTICE, lambda *_: draining.send_close_notice())
     start_method = multiprocessing.get_start_method(allow_none=True)  # of a preloaded application; else None

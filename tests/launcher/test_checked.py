@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -194,6 +195,35 @@ def test_a_refusal_that_does_not_end_is_given_up() -> None:
 
     asyncio.run(call())
     assert sent == LONGEST_REFUSAL
+
+
+def test_a_second_start_does_not_change_the_length_of_a_body() -> None:
+    """Granian refuses it, whereupon an application may go on with the first."""
+    sent: list[Message] = []
+
+    async def application(_: Message, __: Receive, send: Send) -> None:
+        for length in (b"x", b"2", b"8"):
+            headers = [(b"content-length", length)]
+            with suppress(ValueError, RuntimeError):
+                await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"ab"})
+
+    async def send(message: Message) -> None:
+        if any(each["type"] == message["type"] for each in sent):
+            raise RuntimeError("Response already started")
+        sent.append(message)
+
+    async def receive() -> Message:
+        raise AssertionError("nothing to receive")
+
+    async def call() -> None:
+        await Checked(application)({"type": "http", "method": "GET", "http_version": "1.1"}, receive, send)
+
+    asyncio.run(call())
+    assert [(each.get("headers"), each.get("body")) for each in sent] == [
+        ([(b"content-length", b"2")], None),
+        (None, b"ab"),
+    ]
 
 
 def test_an_empty_part_within_a_body_is_not_sent() -> None:
