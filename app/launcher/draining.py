@@ -95,15 +95,17 @@ class Draining:
 
         async def send_with_close(message: Message) -> None:
             nonlocal start, has_begun
-            is_start = message["type"] == "http.response.start"
-            if is_start and not has_begun and not _is_event_stream(message):
-                start, has_begun = message, True
-                return
-            has_begun = True
             if start is not None:
                 kept, start = start, None
                 await send(self._noticed(kept))
-            await send(self._noticed(message) if is_start else message)
+            elif not has_begun:
+                has_begun = True
+                if message["type"] == "http.response.start":
+                    if not _is_event_stream(message):
+                        start = message
+                        return
+                    message = self._noticed(message)
+            await send(message)
 
         return send_with_close
 
@@ -115,4 +117,5 @@ class Draining:
 
 
 def _is_event_stream(start: Message) -> bool:
-    return any(name.lower() == b"content-type" and value.startswith(EVENTS) for name, value in start.get("headers", ()))
+    headers = start.get("headers", ())
+    return any(value.startswith(EVENTS) and name.lower() == b"content-type" for name, value in headers)
