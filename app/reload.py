@@ -21,7 +21,8 @@ from app.settings.errors import ConfigurationError, cut
 def reload(read: Callable[[], Configuration], served: Sequence[Endpoint], is_tried: bool) -> Reloaded:  # noqa: FBT001
     """Return what is to be served instead of `served`, with the same ports; raises ConfigurationError.
 
-    The last endpoint of a listener in it is what that serves; those before may come to be served. What takes long is left out if it `is_tried` already, by another process.
+    Of a listener with more than one endpoint in `served` it serves the last; a replacement that starts comes before.
+    What takes long is left out if it `is_tried` already, by another process.
     """
     configuration = read()
     by_name = {each.listener.name: each for each in served}
@@ -30,11 +31,11 @@ def reload(read: Callable[[], Configuration], served: Sequence[Endpoint], is_tri
         raise ConfigurationError(
             f"{configuration.path} has none of the listeners that are served ({', '.join(by_name)}); keep one, or restart"
         )
-    now = (each.listener.application for each in served)  # any may serve on, if a replacement succeeds or fails
+    now = (each.listener.application for each in served)  # any may be served on: a replacement may fail, or not
     check_preloaded((*preloading.imported, *now, *(each.application for each in kept)), "that needs a restart")
-    if configuration.server.host != served[0].server.host:
+    if configuration.server.host != served[-1].server.host:
         left.append(f"{configuration.host_setting}={configuration.server.host} needs a restart")
-    server = msgspec.structs.replace(configuration.server, host=served[0].server.host)
+    server = msgspec.structs.replace(configuration.server, host=served[-1].server.host)
     configuration = replace(configuration, server=server, listeners=tuple(kept))
     server, lines = run.limited(configuration)
     datasets = {each.application: run.dataset_of(each.application) for each in kept}

@@ -17,6 +17,7 @@ CLOSE_NOTICE = signal.SIGRTMIN + 5
 """To a server process: send `Connection: close` on every response from now on."""
 DRAIN = signal.SIGRTMIN + 6
 """To a server process, which passes it on to its workers: accept no more, finish what was received, end."""
+
 EVENTS = b"text/event-stream"
 """The type of content whose response Granian begins before there is any."""
 
@@ -35,7 +36,8 @@ class Draining:
     ) -> None:
         """Pass every call on to `application`; `name` is its listener's, for what is reported.
 
-        One that never waits before it responds is looked after when its request comes: that costs it nothing.
+        If that never waits before it responds, a close notice is looked for when a request comes: its responses then pass
+        through nothing of ours.
         """
         self.name = name
         self.may_wait = may_wait

@@ -31,7 +31,7 @@ class Reloaded:
 Reload = Callable[[Sequence[Endpoint], bool], Reloaded]
 """Reads and checks the settings; gets what is served, and whether that has been tried in another process already.
 
-What is served comes last, after what else may come to be: replacements may succeed, and fail.
+Before what is served come the replacements that start: they may be served next.
 
 Raises ConfigurationError."""
 
@@ -71,7 +71,7 @@ class Reloading:
         return 0.0 if self._is_asked else None
 
     def advance(self, served: Sequence[Endpoint]) -> None:
-        """Do what is due; `served` is what the listeners serve, after what they may come to serve."""
+        """Do what is due; `served` is what the listeners serve, and before it the replacements that start."""
         if self._trial is not None:
             self._take_up(self._trial, served)
         elif self._is_asked:
@@ -83,7 +83,7 @@ class Reloading:
         event("reload: SIGHUP was received; the settings are tried")
         notify(reloading())
         try:
-            self._seconds = DEADLINE + served[0].server.start_deadline
+            self._seconds = DEADLINE + served[-1].server.start_deadline
             self._trial = Trial(lambda: self.reload(served, False), self._seconds)  # noqa: FBT003
         except OSError as lacking:
             warn(

@@ -98,8 +98,8 @@ class Supervisor:
 
     def _advance(self) -> None:
         if self.started:
-            may_be_served = [each.replacement.endpoint for each in self.listeners if each.replacement is not None]
-            self.reloading.advance([*may_be_served, *(each.endpoint for each in self.listeners)])
+            starting = [each.replacement.endpoint for each in self.listeners if each.replacement is not None]
+            self.reloading.advance([*starting, *(each.endpoint for each in self.listeners)])
         for each in self.listeners:  # after a reload: what it has found is served from here on
             each.advance(time.monotonic())  # an import, or the listener before, may have taken a while
         self.listing.write((each.endpoint.server.host, each.endpoint.listener) for each in self.listeners)

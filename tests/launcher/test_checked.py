@@ -11,7 +11,7 @@ import pytest
 import websockets
 from websockets.frames import Close
 
-from app.launcher.asgi import Message, Receive, Send
+from app.launcher.asgi import Application, Message, Receive, Send
 from app.launcher.checked import LONGEST_REFUSAL, TURN, Checked
 from tests.support.configuration import configured, with_web_sockets
 from tests.support.http1 import read_to_end
@@ -150,6 +150,18 @@ def test_a_reason_that_cannot_be_encoded_is_sent_as_far_as_it_can(start: Callabl
     service.stop()
 
 
+def run(application: Application, scope: Message, send: Send) -> None:
+    """Call an application, for which there is nothing to receive, with what is checked between."""
+
+    async def receive() -> Message:
+        raise AssertionError("nothing to receive")
+
+    async def call() -> None:
+        await Checked(application)(scope, receive, send)
+
+    asyncio.run(call())
+
+
 @pytest.mark.parametrize("kind", ["http", "websocket"])
 def test_messages_that_tasks_send_stay_in_order(kind: str) -> None:
     """Others get a turn after some: not before one, which the next would overtake."""
@@ -162,13 +174,7 @@ def test_messages_that_tasks_send_stay_in_order(kind: str) -> None:
     async def send(message: Message) -> None:
         received.append(message["number"])
 
-    async def receive() -> Message:
-        raise AssertionError("nothing to receive")
-
-    async def call() -> None:
-        await Checked(application)({"type": kind, "method": "GET", "http_version": "1.1"}, receive, send)
-
-    asyncio.run(call())
+    run(application, {"type": kind, "method": "GET", "http_version": "1.1"}, send)
     assert received == list(range(3 * TURN))
 
 
@@ -186,14 +192,8 @@ def test_a_refusal_that_does_not_end_is_given_up() -> None:
     async def send(_: Message) -> None:
         """Nobody reads it."""
 
-    async def receive() -> Message:
-        raise AssertionError("nothing to receive")
-
-    async def call() -> None:
-        with pytest.raises(ValueError, match=f"has more than {LONGEST_REFUSAL} bytes; make it shorter"):
-            await Checked(application)({"type": "websocket"}, receive, send)
-
-    asyncio.run(call())
+    with pytest.raises(ValueError, match=f"has more than {LONGEST_REFUSAL} bytes; make it shorter"):
+        run(application, {"type": "websocket"}, send)
     assert sent == LONGEST_REFUSAL
 
 
@@ -213,13 +213,7 @@ def test_a_second_start_does_not_change_the_length_of_a_body() -> None:
             raise RuntimeError("Response already started")
         sent.append(message)
 
-    async def receive() -> Message:
-        raise AssertionError("nothing to receive")
-
-    async def call() -> None:
-        await Checked(application)({"type": "http", "method": "GET", "http_version": "1.1"}, receive, send)
-
-    asyncio.run(call())
+    run(application, {"type": "http", "method": "GET", "http_version": "1.1"}, send)
     assert [(each.get("headers"), each.get("body")) for each in sent] == [
         ([(b"content-length", b"2")], None),
         (None, b"ab"),
@@ -239,13 +233,7 @@ def test_an_empty_part_within_a_body_is_not_sent() -> None:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    async def receive() -> Message:
-        raise AssertionError("nothing to receive")
-
-    async def call() -> None:
-        await Checked(application)({"type": "http", "method": "GET", "http_version": "2"}, receive, send)
-
-    asyncio.run(call())
+    run(application, {"type": "http", "method": "GET", "http_version": "2"}, send)
     assert [each.get("body") for each in sent[1:]] == [b"", b"a", b"b", None]
 
 
@@ -260,13 +248,7 @@ def test_parts_of_a_body_that_tasks_send_stay_in_order() -> None:
         await asyncio.sleep(0.01 if message["number"] % 2 else 0)
         received.append(message["number"])
 
-    async def receive() -> Message:
-        raise AssertionError("nothing to receive")
-
-    async def call() -> None:
-        await Checked(application)({"type": "http", "method": "GET", "http_version": "1.1"}, receive, send)
-
-    asyncio.run(call())
+    run(application, {"type": "http", "method": "GET", "http_version": "1.1"}, send)
     assert received == list(range(10))
 
 
