@@ -1,9 +1,11 @@
 """Importing an application in the launcher itself, whose workers share it: at the start, or while it serves."""
 
+import math
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from app.launcher import signals
 from app.launcher.asgi import Application
@@ -12,6 +14,9 @@ from app.launcher.loading import LOOK, late, load, load_within_memory
 from app.launcher.log import error
 from app.settings.application import ApplicationSettings
 from app.settings.errors import ConfigurationError
+
+INTERRUPT = signal.SIGRTMIN + 7
+"""Of the launcher, to itself: an import has to end. Not SIGALRM, which the import may use."""
 
 PAUSE = 0.1  # seconds between looks at whether an import has to end
 YIELDS = 2.0  # seconds in which it has to
@@ -32,17 +37,27 @@ def preload(settings: ApplicationSettings, seconds: int, stopped: int = STOPPED)
     `stopped`.
     """
     _note(settings)
-    loaded = threading.Event()
-    watch = threading.Thread(target=_end_unless, args=(loaded, settings, seconds, stopped), daemon=True)
-    try:
-        watch.start()
-    except RuntimeError as error:
-        raise ConfigurationError(f"{settings} cannot be preloaded ({error}); raise the limit (ulimit -u)") from error
-    try:
+    with _watched(settings, _end_unless, settings, seconds, stopped):
         return load_within_memory(settings)
+
+
+@contextmanager
+def _watched(settings: ApplicationSettings, watch: Callable[..., None], *arguments: object) -> Iterator[None]:
+    """Run `watch` in a thread, with an event that is set at the end. Raises ConfigurationError if there can be none."""
+    loaded = threading.Event()
+    thread = threading.Thread(target=watch, args=(loaded, *arguments), daemon=True)
+    try:
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise ConfigurationError(
+                f"{settings} cannot be preloaded ({error}); raise the limit (ulimit -u)"
+            ) from error
+        yield
     finally:
         loaded.set()
-        watch.join()
+        if thread.ident is not None:
+            thread.join()
 
 
 def _note(settings: ApplicationSettings) -> None:
@@ -67,47 +82,47 @@ def load_while_serving(settings: ApplicationSettings, seconds: int) -> Applicati
     never unblocked, as a thread that the import starts would have it from then on. An import that catches what is
     raised in it, and goes on for YIELDS after such a signal, is ended with this process.
     """
-    end, stopped, is_over = time.monotonic() + seconds, 0.0, False
+    end, is_over = time.monotonic() + seconds, False
 
     def reason() -> ConfigurationError | None:
         if signals.is_stop_pending():
             return ConfigurationError(f"{settings} was not imported: a signal asked to stop")
         return late(settings, seconds) if time.monotonic() > end else None
 
-    def look(*_: object) -> None:
-        nonlocal stopped
-        if is_over or reason() is None:
-            return
-        if signals.is_stop_pending():
-            stopped = stopped or time.monotonic()
-            if time.monotonic() > stopped + YIELDS:
-                error(f"{settings}: its import does not end; what is served ends with it")
-                end_process(FAILED)
-        raise _Interrupted
+    def interrupt(*_: object) -> None:
+        if not is_over and reason() is not None:
+            raise _Interrupted
 
     _note(settings)
-    former = signal.signal(signal.SIGALRM, look)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
-    signal.setitimer(signal.ITIMER_REAL, PAUSE, PAUSE)
+    former = signal.signal(INTERRUPT, interrupt)
     try:
-        try:
-            application = load(settings)
-        finally:
-            is_over = True
+        with _watched(settings, _interrupt_unless, settings, reason, threading.get_ident()):
+            try:
+                application = load(settings)
+            finally:
+                is_over = True
     except (_Interrupted, ConfigurationError, MemoryError) as raised:
         is_over = True
         if why := reason():
             raise why from raised
         raise
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        _put_back(former, look)
+        signal.signal(INTERRUPT, former)
     if why := reason():
         raise why
     return application
 
 
-def _put_back(former: signal.Handlers | Callable[..., object] | int | None, own: Callable[..., object]) -> None:
-    """Handle SIGALRM as before, unless the import has set a handler of its own."""
-    if signal.getsignal(signal.SIGALRM) is own:
-        signal.signal(signal.SIGALRM, former)
+def _interrupt_unless(
+    loaded: threading.Event, settings: ApplicationSettings, reason: Callable[[], Exception | None], importing: int
+) -> None:
+    stopped = math.inf
+    while not loaded.wait(PAUSE):
+        if reason() is None:
+            continue
+        if signals.is_stop_pending():
+            stopped = min(stopped, time.monotonic())
+            if time.monotonic() > stopped + YIELDS:
+                error(f"{settings}: its import does not end; what is served ends with it")
+                end_process(FAILED)
+        signal.pthread_kill(importing, INTERRUPT)

@@ -343,7 +343,7 @@ def test_each_import_of_a_reload_has_a_deadline(modules: Path) -> None:
         preloading.load_while_serving(settings("first:app"), 1)
         with pytest.raises(ConfigurationError, match="late:app has not been imported within start_deadline=1 s"):
             preloading.load_while_serving(settings("late:app"), 1)
-        assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+        assert signal.getsignal(preloading.INTERRUPT) is signal.SIG_DFL
         os._exit(7)
 
     child = waiting_for_signals(work, "")
@@ -351,17 +351,24 @@ def test_each_import_of_a_reload_has_a_deadline(modules: Path) -> None:
     assert child.exitcode == 7
 
 
-def test_what_an_import_of_a_reload_does_at_sigalrm_is_left_to_it(modules: Path) -> None:
-    (modules / "first.py").write_text(APPLICATION)
+def test_an_import_of_a_reload_may_use_sigalrm(modules: Path) -> None:
+    """Nothing of the launcher's comes in between: neither its timer, nor an end by the default of the signal."""
     (modules / "alarmed.py").write_text(
-        f"import signal\ndef alarmed(*_):\n    pass\nsignal.signal(signal.SIGALRM, alarmed)\n{APPLICATION}"
+        "import signal, time\n"
+        "signal.signal(signal.SIGALRM, signal.SIG_DFL)\n"
+        "time.sleep(0.3)\n"
+        "def alarmed(*_):\n"
+        "    raise TimeoutError\n"
+        "signal.signal(signal.SIGALRM, alarmed)\n"
+        "time.sleep(0.3)\n"
+        "signal.setitimer(signal.ITIMER_REAL, 3600)\n"
+        f"{APPLICATION}"
     )
 
     def work() -> None:
-        preloading.load_while_serving(settings("first:app"), 60)
-        assert signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
         preloading.load_while_serving(settings("alarmed:app"), 60)
         assert signal.getsignal(signal.SIGALRM) is sys.modules["alarmed"].alarmed
+        assert signal.getitimer(signal.ITIMER_REAL)[0] > 0
         os._exit(7)
 
     child = waiting_for_signals(work, "")
