@@ -7,6 +7,7 @@ import resource
 import stat
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from app.launcher.log import warn
@@ -18,6 +19,7 @@ STARVED = 3  # seconds without a free descriptor that no worker recovers from; a
 WORKER_DESCRIPTORS = 48
 """Open files of a worker besides its connections; tests/launcher/test_descriptors.py counts them."""
 WORKER_THREADS = 8  # Granian's, Tokio's and ours
+THREAD_PAUSE = 0.5  # seconds until one that could not be started is tried again
 LAUNCHER_DESCRIPTORS = 48
 """Open files of the launcher and of a server process besides their listening sockets."""
 CLOSED_BY_FORK = 2  # of the four ends of pipes that multiprocessing opens for a process
@@ -127,6 +129,17 @@ def try_threads(number: int) -> None:
         end.set()
         for each in started:
             each.join()
+
+
+def start_thread(run: Callable[..., object], *arguments: object) -> None:
+    """Start a thread of a worker, however often it has to be tried: `try_threads` has found room, others may take it."""
+    while True:
+        try:
+            threading.Thread(target=run, args=arguments, daemon=True).start()
+        except RuntimeError:  # no more threads for now; what waits is no application's fault, and no reason to end
+            time.sleep(THREAD_PAUSE)
+        else:
+            return
 
 
 def end_when_starved_or_left(listener: str, parent: int) -> None:

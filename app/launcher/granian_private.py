@@ -20,6 +20,7 @@ by tests/launcher/test_granian_contract.py alone, which tries each:
 - `granian.server.common.configure_logging(...)`, and that of `granian.server.mp`: replaced by log.py, as they close handlers.
 - `granian._signals.set_loop_signals(loop)` registers handlers of that module for SIGTERM and SIGINT, and for nothing
   else: by the module worker_loop.py tells them from an application's; what a worker's end calls on its loop by `granian.server.mp`.
+- A worker runs its loop for the application's startup, and again when it has all of its threads, and accepts.
 - A path whose `resolve()` returns itself reaches rustls as it is (`SealedFile`).
 """
 
@@ -44,7 +45,7 @@ from app.launcher.log import event, warn
 from app.launcher.sockets import close
 from app.launcher.startups import Startups
 
-GROWTH_INTERVAL = 2  # seconds between looks at the size of the workers
+GROWTH_INTERVAL = 2  # seconds between looks at the workers
 RETRY = 60  # seconds until a worker is replaced whose replacement has not started
 METHODS = "_init_shared_socket _respawn_workers _spawn_worker _drop_shared_socket _start_ipc _start_metrics _stop_metrics _watch_workers_rss _handle_rss_signal _stop_workers signal_handler_interrupt"
 STATE = "_metrics _metrics_exporter metrics_enabled wrks interrupt_children respawned_wrks workers_rss rss_signal main_loop_interrupt workers_kill_timeout interrupt_signal _ssp _shd"
@@ -117,19 +118,22 @@ class Server(Exporting):
         self.main_loop_interrupt.timeout = GROWTH_INTERVAL
 
     def await_start(self, idx: int) -> None:
-        """Wait until a worker's startup is over, for `start_deadline` at most.
+        """Wait until a worker accepts, for `start_deadline` at most.
 
         It is waited for no more if any worker has died, which nobody replaces meanwhile, or the server is to stop.
         """
         end = time.monotonic() + self.start_deadline
-        while not (self.startups.size(idx) or self.interrupt_signal or time.monotonic() > end):
+        while not (self._accepts(idx) or self.interrupt_signal or time.monotonic() > end):
             if not all(worker.is_alive() for worker in self.wrks):
                 return
             time.sleep(0.02)
 
+    def _accepts(self, idx: int) -> bool:
+        return self.startups.accepts(idx, self.wrks[idx].inner.pid)
+
     def keep(self, former: Worker) -> bool:
         """Put back a worker that was to be replaced if the other has not started; return whether it was put back."""
-        if self.interrupt_signal or self.startups.size(former.idx) or not former.is_alive():
+        if self.interrupt_signal or self._accepts(former.idx) or not former.is_alive():
             return False
         self.wrks[former.idx].kill()
         self.wrks[former.idx] = former
@@ -140,8 +144,12 @@ class Server(Exporting):
     def _handle_rss_signal(self, *args: Any) -> None:  # noqa: ANN401
         """Replace the workers that have grown by more than `growth` since their startup: an import is no growth."""
         for worker in self.wrks:
-            if isinstance(worker, Worker) and not self.startups.size(worker.idx):
+            if not isinstance(worker, Worker):
+                continue
+            if not self.startups.size(worker.idx):
                 worker.report_if_late(self.start_deadline)
+            elif not self._accepts(worker.idx):
+                worker.end_if_deaf()
         grown = []
         for idx, worker in enumerate(self.wrks if time.monotonic() > self.no_growth_until else ()):
             with suppress(OSError):  # it has ended

@@ -6,9 +6,9 @@ import os
 import signal
 import socket
 import sys
-import threading
 from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
 import setproctitle
 from granian import loops
@@ -21,7 +21,7 @@ from app.launcher.asgi import Application
 from app.launcher.checked import Checked
 from app.launcher.child import IMPORT_FAILED, die_with, flush_streams, title
 from app.launcher.cookies import JoinedCookies
-from app.launcher.descriptors import end_when_starved_or_left, needed_by_worker
+from app.launcher.descriptors import end_when_starved_or_left, needed_by_worker, start_thread
 from app.launcher.draining import CLOSE_NOTICE, DRAIN, Draining
 from app.launcher.forwarded import Forwarded
 from app.launcher.lingering import Lingering
@@ -77,7 +77,6 @@ def serve(endpoint: Endpoint, startups: Startups) -> None:
 
     def started() -> None:
         die_with(parent)  # again: the kernel forgets it if the application changes the process's user (prctl(2))
-        startups.note(server.spawning)
         connections = settings.backpressure * (2 if listener.websockets else 1)
         lingering = Lingering(
             listener.port,
@@ -86,10 +85,12 @@ def serve(endpoint: Endpoint, startups: Startups) -> None:
             end=startups.end,
             alone=settings.stop_deadline,
         )
-        threading.Thread(target=draining.await_close_notice, args=(lingering,), daemon=True).start()
+        start_thread(draining.await_close_notice, lingering)
+        loop = cast("WorkerLoop", asyncio.get_running_loop())
         if listener.websockets:
-            loop = asyncio.get_running_loop()
-            threading.Thread(target=web_sockets.watch_for_ever, args=(loop,), daemon=True).start()
+            start_thread(web_sockets.watch_for_ever, loop)
+        loop.on_next_run = lambda: startups.note_service(server.spawning)
+        startups.note(server.spawning)
 
     def load_application() -> Application:
         if os.getpid() != parent:
@@ -135,7 +136,7 @@ def _wrapped(application: Application, listener: Listener, settings: Server) -> 
         application = Forwarded(application, listener.trusted_proxies)
     if listener.protocol == "auto":
         application = silence = Silence(application, listener.port, settings.header_read_timeout + PING_TIMEOUT)
-        threading.Thread(target=silence.close_for_ever, daemon=True).start()
+        start_thread(silence.close_for_ever)
     return application
 
 
@@ -221,8 +222,7 @@ def _become_worker(server: granian_private.Server, parent: int, endpoint: Endpoi
             os.close(descriptor)
     _keep_from_forks(endpoint.sockets[server.spawning])
     memory.be_killed_first()
-    watch = end_when_starved_or_left
-    threading.Thread(target=watch, args=(endpoint.listener.name, parent), daemon=True).start()
+    start_thread(end_when_starved_or_left, endpoint.listener.name, parent)
 
 
 def _keep_from_forks(listening: socket.socket) -> None:

@@ -22,6 +22,7 @@ from app.launcher.log import warn
 
 FORK_PAUSE = 0.5  # seconds until a fork that failed is tried again
 PATIENCE = 0.1  # seconds until it is seen that the server was told to drain
+DEAF = 3  # looks, GROWTH_INTERVAL apart: a stop (SIGSTOP) of the server process adds one at most
 NOTED = 0.5  # seconds in which a thread notes an end that another has seen already
 
 
@@ -44,6 +45,7 @@ class Worker(mp.WorkerProcess):
     is_killed = False  # by its server process
     death: float | None = None  # by time.monotonic()
     is_late = False  # which has been reported
+    deaf = 0  # looks at which its startup was over, and it did not accept
 
     def start(self) -> None:
         """Start it, however often a fork or a thread has to be tried: others serve meanwhile."""
@@ -121,6 +123,20 @@ class Worker(mp.WorkerProcess):
                 f"{self.name} has not started within start_deadline={start_deadline} s, and gets no clients while others"
                 f" serve; have its application's startup end"
             )
+
+    def end_if_deaf(self) -> None:
+        """End it, so that another takes its place, if its startup has been over for DEAF looks, and it does not accept.
+
+        Granian (2.8.7) gives up without an end if the last of its threads cannot be started: it waits for the others with
+        the GIL taken, which they wait for (docs/upstream.md, K).
+        """
+        self.deaf += 1
+        if self.deaf == DEAF:
+            warn(
+                f"{self.name} does not accept, though its startup is over, and is killed; if that comes again, raise the"
+                f" limit on processes (ulimit -u)"
+            )
+            self._signal(signal.SIGKILL)
 
     def await_end(self) -> None:
         """Wait until it has ended, and that has been logged: nothing else waits for this process's threads at its end."""

@@ -48,8 +48,11 @@ class Startups:
 
     def note(self, worker: int) -> None:
         """Note, in a worker, that its startup is over, and its size."""
-        self._set(worker, ACCEPTS, os.getpid())
         self._set(worker, STARTED, memory.resident())
+
+    def note_service(self, worker: int) -> None:
+        """Note, in a worker, that it accepts."""
+        self._set(worker, ACCEPTS, os.getpid())
 
     def note_end(self, worker: int, process: int) -> None:
         """Note, in the server process, that a worker has ended, and wake the launcher."""
@@ -69,6 +72,10 @@ class Startups:
         """Return the bytes that a worker had after its startup; 0 if that is not over."""
         return self._get(worker, STARTED)
 
+    def accepts(self, worker: int, process: int | None) -> bool:
+        """Return whether it is this process of a worker that accepts, or was the last to do so."""
+        return self._get(worker, ACCEPTS) == process
+
     def serving(self) -> list[int]:
-        """Return the workers that accept connections: those that have started and not ended."""
+        """Return the workers that accept connections, and have not ended."""
         return [each for each in range(self._workers) if self._get(each, ACCEPTS) not in (0, self._get(each, ENDED))]

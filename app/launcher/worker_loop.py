@@ -20,6 +20,8 @@ class WorkerLoop(uvloop.Loop):
     """The loop of a worker, which takes DRAIN for the signal that Granian would wait for."""
 
     before_drain: Callable[[], Awaitable[None]]
+    on_next_run: Callable[[], None] | None = None
+    """Called when the loop is run again, once. Granian runs it for the startup, and then when it accepts, with all its threads."""
     _unheeded: dict[int, Any]
     """The handlers that the application's have taken the place of."""
 
@@ -35,6 +37,13 @@ class WorkerLoop(uvloop.Loop):
             return loop
 
         return build
+
+    def run_until_complete(self, future: Any) -> Any:  # noqa: ANN401 - as uvloop has it
+        """Run it; see `on_next_run`."""
+        called, self.on_next_run = self.on_next_run, None
+        if called is not None:
+            called()
+        return super().run_until_complete(future)
 
     def add_signal_handler(self, sig: int, callback: Callable[..., Any], *args: Any) -> None:  # type: ignore[override]  # noqa: ANN401
         """Register Granian's handler of SIGTERM for DRAIN, after `before_drain`; its handler of SIGINT is not heeded.

@@ -30,7 +30,7 @@ from app.launcher import granian_metrics, granian_private, granian_worker
 from app.launcher.child import IMPORT_FAILED
 from app.launcher.descriptors import open_descriptors, pipes_opened_since
 from app.launcher.granian_private import Server, check_granian, schedule_by
-from app.launcher.granian_worker import Worker
+from app.launcher.granian_worker import DEAF, Worker
 from app.launcher.scheduling import Call, Schedule, watched
 from app.launcher.startups import Startups
 from app.launcher.worker_loop import GRANIANS, GRANIANS_WORKER
@@ -328,12 +328,13 @@ def test_a_worker_that_is_replaced_waits_for_the_others_startup(
     alive = [True]
     made.start_deadline = 30
     killed: list[bool] = []
-    made.wrks = [SimpleNamespace(is_alive=lambda: alive[0], kill=lambda: killed.append(True))]
+    this = SimpleNamespace(pid=os.getpid())
+    made.wrks = [SimpleNamespace(is_alive=lambda: alive[0], kill=lambda: killed.append(True), inner=this)]
     made.size_of_former = 7
     before = Worker.__new__(Worker)
     before.parent, before.idx = made, 0
     untyped: Any = before
-    untyped.inner = SimpleNamespace(pid=os.getpid())
+    untyped.inner = this
     monkeypatch.setattr(Worker, "is_alive", lambda _: True)
     monkeypatch.setattr(Worker, "_signal", lambda *_: None)
     thread = threading.Thread(target=before.terminate)
@@ -341,7 +342,7 @@ def test_a_worker_that_is_replaced_waits_for_the_others_startup(
     thread.join(0.2)
     assert thread.is_alive()
     if what == "starts":
-        made.startups.note(0)
+        made.startups.note_service(0)
     elif what == "ends":
         alive[0] = False
     else:
@@ -350,6 +351,31 @@ def test_a_worker_that_is_replaced_waits_for_the_others_startup(
     assert not thread.is_alive()
     assert (made.wrks == [before], before.is_kept, killed == [True]) == 3 * (what == "ends",)
     assert made.startups.serving() == ([] if what == "is not needed" else [0])
+
+
+def test_a_worker_that_does_not_come_to_accept_is_killed(made: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Granian waits for its own threads for ever, with the GIL taken, if it cannot start the last of them."""
+    signals: list[int] = []
+    worker = Worker.__new__(Worker)
+    worker.parent, worker.idx = made, 0
+    untyped: Any = worker
+    untyped.inner = SimpleNamespace(pid=os.getpid())
+    monkeypatch.setattr(Worker, "is_alive", lambda _: True)
+    monkeypatch.setattr(Worker, "report_if_late", lambda *_: None)
+    monkeypatch.setattr(Worker, "_signal", lambda _, number: signals.append(number))
+    made.wrks, made.growth, made.start_deadline = [worker], 512, 30
+
+    def look() -> list[int]:
+        made._handle_rss_signal(None, None)
+        return signals
+
+    assert not any(look() for _ in range(9))  # its application's startup may take long
+    made.startups.note(0)
+    assert not any(look() for _ in range(DEAF - 1))
+    assert look() == [signal.SIGKILL]
+    made.startups.note_service(0)
+    worker.deaf = 0
+    assert not any(look()[1:] for _ in range(9))
 
 
 def test_a_request_is_scheduled_as_told(monkeypatch: pytest.MonkeyPatch) -> None:

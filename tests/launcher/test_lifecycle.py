@@ -93,7 +93,7 @@ def serve(one: Lifecycle) -> Told:
 def serve_by_all_workers(one: Lifecycle) -> Told:
     process = serve(one)
     for worker in range(2):
-        process.startups.note(worker)
+        process.startups.note_service(worker)
     return process
 
 
@@ -185,7 +185,7 @@ def test_clients_follow_the_workers_that_serve_while_a_replacement_is_asked(
     process.startups.begin(0, accepts=False)
     made.advance(time.monotonic())
     assert (made.group.clients_to, replacement.asked) == ([second], 2)
-    process.startups.note(0)
+    process.startups.note_service(0)
     made.advance(time.monotonic())
     assert (made.group.clients_to, replacement.asked) == ([first, second], 3)
 
@@ -194,9 +194,9 @@ def test_clients_that_could_not_be_given_to_a_worker_are_given_later(
     made: Lifecycle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     process = serve(made)
-    process.startups.note(0)
+    process.startups.note_service(0)
     made.advance(time.monotonic())
-    process.startups.note(1)
+    process.startups.note_service(1)
     with monkeypatch.context() as patch:
         patch.setattr(filters, "attach", refuse)
         made.advance(time.monotonic())
@@ -235,7 +235,7 @@ def test_clients_follow_the_first_worker_that_serves_once_all_have_ended(made: L
     made.advance(time.monotonic())
     due = process.next_look(made.group.clients_to)
     assert due is not None
-    process.startups.note(1)
+    process.startups.note_service(1)
     made.advance(due)
     assert made.group.clients_to == [process.endpoint.sockets[1]]
 

@@ -13,7 +13,7 @@ from app.launcher import descriptors
 from app.launcher.granian_private import FAILED_STARTS
 from app.launcher.memory import EXPENDABLE
 from bench import oracle
-from tests.support.applications import dying_application
+from tests.support.applications import dying_application, lacking_threads
 from tests.support.certificates import leaf_of
 from tests.support.configuration import SERVER_TOML, configured
 from tests.support.load import Loads
@@ -238,6 +238,36 @@ def test_a_worker_that_cannot_be_forked_is_started_when_it_can(launch: Launch, p
         assert service.process.poll() is None
         assert service.errors.read_text().count("it is tried again until it can") == 1
         service.responding().stop()
+
+
+def test_a_worker_that_does_not_come_to_accept_is_replaced(
+    launch: Launch, pair: dict[str, str], tmp_path: Path
+) -> None:
+    service = launch(WORKERS="1", **lacking_threads(tmp_path), **pair).ready()
+    server_process = service.server_process_of("json")
+    (victim,) = service.workers(server_process)
+    (tmp_path / "granians").touch()
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: "does not accept" in service.errors.read_text(), "a line about it")
+    assert httpx.get(f"{service.url}/state", trust_env=False, timeout=10).status_code == 200
+    assert service.process.poll() is None
+    service.stop()
+
+
+def test_a_thread_that_a_worker_lacks_is_started_when_it_can(
+    launch: Launch, pair: dict[str, str], tmp_path: Path
+) -> None:
+    """It is asked for where the application says that its startup is complete: it must not get the exception."""
+    service = launch(WORKERS="1", **lacking_threads(tmp_path), **pair).ready()
+    server_process = service.server_process_of("json")
+    (victim,) = service.workers(server_process)
+    (tmp_path / "ours").touch()
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: service.replaced(server_process, victim), "a new worker")
+    assert httpx.get(f"{service.url}/state", trust_env=False, timeout=10).status_code == 200
+    assert "lifespan" not in service.errors.read_text()
+    assert not (tmp_path / "ours").exists()
+    service.stop()
 
 
 def test_a_replaced_worker_serves_the_pair_that_was_checked(

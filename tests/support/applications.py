@@ -206,6 +206,34 @@ def create() -> Application:
 not_callable = "an application"
 
 
+def lacking_threads(folder: Path) -> dict[str, str]:
+    """Return variables for an application whose next worker lacks threads, once there is a file `ours` or `granians`.
+
+    `ours`: the launcher's cannot be started twice, from then on. `granians`: the last of Granian's cannot, and it waits.
+    """
+    (folder / "lacking.py").write_text(
+        "import threading, time\n"
+        "from pathlib import Path\n"
+        "from granian.server import mp\n"
+        "from tests.support.applications import app\n"
+        f"folder, start, refused = Path({str(folder)!r}), threading.Thread.start, []\n"
+        "class Waiting:\n"
+        "    def __init__(self, *_): pass\n"
+        "    def __getattr__(self, _): return lambda *_: time.sleep(3600)\n"
+        "def refuse(thread):\n"
+        "    if len(refused) == 2: return start(thread)\n"
+        "    refused.append(thread)\n"
+        "    raise RuntimeError('no thread')\n"
+        "if (folder / 'granians').exists():\n"
+        "    (folder / 'granians').unlink()\n"
+        "    mp.ASGIWorker = Waiting\n"
+        "if (folder / 'ours').exists():\n"
+        "    (folder / 'ours').unlink()\n"
+        "    threading.Thread.start = refuse\n"
+    )
+    return {"APPLICATION": "lacking:app", "PYTHONPATH": f"{folder}:{ROOT}"}
+
+
 def dying_application(folder: Path) -> dict[str, str]:
     """Return variables for an application that ends each process that imports it, once there is a file `dies`."""
     flag = folder / "dies"

@@ -29,6 +29,8 @@ def is_refused(port: int) -> bool:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:  # the listener was closed in this moment
+        return False
     return False
 
 
