@@ -8,6 +8,9 @@ from app.launcher.asgi import Application, Message, Receive, Send
 
 ROOM = 2**20  # bytes that are read ahead for an application that is busy
 MESSAGE = 2**10  # what a message takes of it beside its own length
+REST, REST_TIME = 2**20, 1.0  # bytes that are read of a body that its application has left, and seconds for them
+WITHOUT_BODY = {"GET", "HEAD", "OPTIONS"}
+"""Methods whose requests are taken to have no body, though they may: to look costs each of them."""
 
 
 class Inbox:
@@ -25,12 +28,15 @@ class Inbox:
         self._room = 0  # for what is read ahead
         self.arrivals = 0
         self.is_over = False
+        self.has_more = True  # of a request's body
 
     async def receive(self) -> Message:
         """Return the next message. Raises CancelledError after `cancel`."""
         try:
             async with self._turn:
-                return await self._receive_next()
+                message = await self._receive_next()
+            self.has_more = message.get("more_body", False)
+            return message
         finally:
             self._read_on()
 
@@ -98,7 +104,9 @@ class Inbox:
 class WholeBodies:
     """ASGI middleware that gives each request an Inbox: a part of a body that was lost would not be missed.
 
-    Nor would its end: over HTTP/2, Granian takes a stream that its client has reset without an error (NO_ERROR, as proxies
+    A body that the application has left is read to its end: hyper would close the connection when it has responded, and
+    what comes then makes the kernel reset it (RFC 9112, section 9.6), before a large response is there. Nor would the end
+    of a body be missed: over HTTP/2, Granian takes a stream that its client has reset without an error (NO_ERROR, as proxies
     do) for a body that is complete (2.8.7; docs/upstream.md, J). It is one if it is as long as its Content-Length.
     """
 
@@ -120,8 +128,25 @@ class WholeBodies:
                     receive = _to_its_end(receive, int(value))
         try:
             await self.application(scope, receive, send)
+            if inbox.has_more and scope["method"] not in WITHOUT_BODY and scope["http_version"] != "2":
+                await _drop_rest(scope, inbox)
         finally:
             inbox.cancel()  # it would wait until the client has left
+
+
+async def _drop_rest(scope: Message, inbox: Inbox) -> None:
+    """Read what an application has left of a body, as far as REST and REST_TIME go, after its response."""
+    if any(name == b"expect" for name, _ in scope["headers"]):  # the client waits to be asked for it, or has it kept
+        return
+    left = REST
+    try:
+        async with asyncio.timeout(REST_TIME):
+            while inbox.has_more and left > 0:
+                left -= len((await inbox.receive()).get("body", b""))
+    except RuntimeError:  # it runs inline, where nothing can be waited for with a time-out
+        return
+    except TimeoutError:  # its client is slow, or has said that it sends more than it does
+        return
 
 
 def _to_its_end(receive: Receive, length: int) -> Receive:

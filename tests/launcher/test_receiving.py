@@ -19,7 +19,7 @@ from app.launcher.asgi import Message
 from app.launcher.receiving import MESSAGE, ROOM, Inbox
 from app.launcher.web_socket import WebSocket as ServersWebSocket
 from tests.support.configuration import SERVER_TOML, configured, with_web_sockets
-from tests.support.http1 import WEBSOCKET_UPGRADE
+from tests.support.http1 import WEBSOCKET_UPGRADE, read_response
 from tests.support.http2 import Client
 from tests.support.ports import free_port
 from tests.support.processes import ROOT, wait_until
@@ -608,4 +608,27 @@ def test_an_upload_over_http2_that_is_given_up_is_not_whole(launch: Launch, tmp_
         client.until_whole([whole])
         wait_until(lambda: "/given-up " in notes.read_text(), "the end of the other")
     assert {"/empty 0", "/given-up None", "/whole 3"} < set(notes.read_text().splitlines())
+    service.stop()
+
+
+@pytest.mark.parametrize("framing", ["content-length: 1000", "transfer-encoding: chunked"])
+def test_a_body_that_its_application_leaves_cuts_no_response(launch: Launch, framing: str) -> None:
+    """It comes when the response has begun, as with clients that send the head by itself."""
+    service = launch(APPLICATION="tests.support.applications:app", WORKERS="1", SELF_SIGNED="1").ready()
+    body = bytes(1000) if "length" in framing else b"3e8\r\n" + bytes(1000) + b"\r\n0\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
+        for _ in range(3):
+            connection.sendall(f"POST /unread HTTP/1.1\r\nhost: a\r\n{framing}\r\n\r\n".encode())
+            connection.recv(1, socket.MSG_PEEK)
+            connection.sendall(body)
+            assert read_response(connection) == bytes(4_000_000)
+    service.stop()
+
+
+def test_a_client_that_does_not_send_the_rest_of_its_body_is_not_waited_for(launch: Launch) -> None:
+    service = launch(APPLICATION="tests.support.applications:app", WORKERS="1", SELF_SIGNED="1").ready()
+    with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
+        connection.sendall(b"POST /unread HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\n")
+        assert read_response(connection) == bytes(4_000_000)
+        assert connection.recv(1) == b""
     service.stop()

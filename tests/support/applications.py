@@ -68,6 +68,11 @@ async def _stream(scope: Message, _: Receive, send: Send) -> None:
     await send({"type": "http.response.body"})
 
 
+async def _unread(_: Message, __: Receive, send: Send) -> None:
+    """Respond with 4 MB, and leave the request's body."""
+    await respond(send, bytes(4_000_000))
+
+
 async def _where(scope: Message, receive: Receive, send: Send) -> None:
     """Respond with where it runs once it has the body, and wait for anything then if the query says so."""
     await receive_body(receive)
@@ -119,6 +124,7 @@ async def _fork(_: Message, __: Receive, send: Send) -> None:
 ROUTES: dict[str, Callable[[Message, Receive, Send], Awaitable[None]]] = {
     "/echo": _echo,
     "/hop": _hop,
+    "/unread": _unread,
     "/where": _where,
     "/stream": _stream,
     "/disconnect": _disconnect,
