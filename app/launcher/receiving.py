@@ -1,6 +1,7 @@
 """What a client sends, for an application that may stop waiting for it: nothing is lost (docs/upstream.md, E)."""
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Awaitable
 
@@ -9,6 +10,7 @@ from app.launcher.asgi import Application, Message, Receive, Send
 ROOM = 2**20  # bytes that are read ahead for an application that is busy
 MESSAGE = 2**10  # what a message takes of it beside its own length
 REST, REST_TIME = 2**20, 1.0  # bytes that are read of a body that its application has left, and seconds for them
+TURN = 0.01  # seconds between looks at whether others have read it
 WITHOUT_BODY = {"GET", "HEAD", "OPTIONS"}
 """Methods whose requests are taken to have no body, though they may: to look costs each of them."""
 
@@ -90,6 +92,11 @@ class Inbox:
                 self._ask(asyncio.get_running_loop())
 
     @property
+    def is_waited_for(self) -> bool:
+        """Whether a call of `receive` waits."""
+        return self._turn.locked()
+
+    @property
     def has_message(self) -> bool:
         """Whether a message has come that nobody has received yet."""
         return bool(self._asked) and self._asked[0].done() and not self._asked[0].cancelled()
@@ -104,9 +111,9 @@ class Inbox:
 class WholeBodies:
     """ASGI middleware that gives each request an Inbox: a part of a body that was lost would not be missed.
 
-    A body that the application has left is read to its end: hyper would close the connection when it has responded, and
-    what comes then makes the kernel reset it (RFC 9112, section 9.6), before a large response is there. Nor would the end
-    of a body be missed: over HTTP/2, Granian takes a stream that its client has reset without an error (NO_ERROR, as proxies
+    A body that the application has left is read before the response ends: hyper would close the connection then, and what
+    comes later makes the kernel reset it (RFC 9112, section 9.6), before a large response is there. Not if the client
+    waits to be asked for it (Expect). Nor would the end of a body be missed: over HTTP/2, Granian takes a stream that its client has reset without an error (NO_ERROR, as proxies
     do) for a body that is complete (2.8.7; docs/upstream.md, J). It is one if it is as long as its Content-Length.
     """
 
@@ -126,26 +133,50 @@ class WholeBodies:
             for name, value in scope["headers"]:
                 if name == b"content-length" and value.isdigit():  # h2 lets an empty one through
                     receive = _to_its_end(receive, int(value))
+        elif scope["method"] not in WITHOUT_BODY and not any(name == b"expect" for name, _ in scope["headers"]):
+            send = _after_the_body(inbox, send)
         try:
             await self.application(scope, receive, send)
-            if inbox.has_more and scope["method"] not in WITHOUT_BODY and scope["http_version"] != "2":
-                await _drop_rest(scope, inbox)
         finally:
             inbox.cancel()  # it would wait until the client has left
 
 
-async def _drop_rest(scope: Message, inbox: Inbox) -> None:
-    """Read what an application has left of a body, as far as REST and REST_TIME go, after its response."""
-    if any(name == b"expect" for name, _ in scope["headers"]):  # the client waits to be asked for it, or has it kept
-        return
+def _after_the_body(inbox: Inbox, send: Send) -> Send:
+    """Return what sends a response, and reads what the application has left of the request's body before the last part."""
+    left = math.inf  # bytes of the response
+    is_through = False
+
+    async def send_after_the_body(message: Message) -> None:
+        nonlocal left, is_through
+        if message["type"] == "http.response.start":
+            left = next(
+                (int(value) for name, value in message.get("headers", ()) if name.lower() == b"content-length"),
+                math.inf,
+            )
+        elif message["type"] == "http.response.body" and not is_through:
+            left -= len(message.get("body", b""))
+            if left <= 0 or not message.get("more_body"):
+                is_through = True
+                await _drop_rest(inbox)
+        await send(message)
+
+    return send_after_the_body
+
+
+async def _drop_rest(inbox: Inbox) -> None:
     left = REST
     try:
         async with asyncio.timeout(REST_TIME):
             while inbox.has_more and left > 0:
-                left -= len((await inbox.receive()).get("body", b""))
+                if (
+                    inbox.is_waited_for
+                ):  # a task of the application's, perhaps for its client to leave: it gets what comes
+                    await asyncio.sleep(TURN)
+                else:
+                    left -= len((await inbox.receive()).get("body", b""))
     except RuntimeError:  # it runs inline, where nothing can be waited for with a time-out
         return
-    except TimeoutError:  # its client is slow, or has said that it sends more than it does
+    except TimeoutError:  # its client is slow, or sends less than it has said
         return
 
 

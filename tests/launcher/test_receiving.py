@@ -612,14 +612,20 @@ def test_an_upload_over_http2_that_is_given_up_is_not_whole(launch: Launch, tmp_
 
 
 @pytest.mark.parametrize("framing", ["content-length: 1000", "transfer-encoding: chunked"])
-def test_a_body_that_its_application_leaves_cuts_no_response(launch: Launch, framing: str) -> None:
-    """It comes when the response has begun, as with clients that send the head by itself."""
-    service = launch(APPLICATION="tests.support.applications:app", WORKERS="1", SELF_SIGNED="1").ready()
+@pytest.mark.parametrize("how", ["whole", "parts", "watched"])
+def test_a_body_that_its_application_leaves_cuts_no_response(
+    launch: Launch, tmp_path: Path, framing: str, how: str
+) -> None:
+    """It comes when the application responds, as with clients that send the head by itself."""
+    notes = tmp_path / "notes"
+    service = launch(
+        APPLICATION="tests.support.applications:app", NOTES=str(notes), WORKERS="1", SELF_SIGNED="1"
+    ).ready()
     body = bytes(1000) if "length" in framing else b"3e8\r\n" + bytes(1000) + b"\r\n0\r\n\r\n"
     with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
-        for _ in range(3):
-            connection.sendall(f"POST /unread HTTP/1.1\r\nhost: a\r\n{framing}\r\n\r\n".encode())
-            connection.recv(1, socket.MSG_PEEK)
+        for number in range(1, 4):
+            connection.sendall(f"POST /unread?{how} HTTP/1.1\r\nhost: a\r\n{framing}\r\n\r\n".encode())
+            wait_until(lambda number=number: notes.read_text().count("responds") == number, "the application")  # type: ignore[misc]
             connection.sendall(body)
             assert read_response(connection) == bytes(4_000_000)
     service.stop()
@@ -628,7 +634,7 @@ def test_a_body_that_its_application_leaves_cuts_no_response(launch: Launch, fra
 def test_a_client_that_does_not_send_the_rest_of_its_body_is_not_waited_for(launch: Launch) -> None:
     service = launch(APPLICATION="tests.support.applications:app", WORKERS="1", SELF_SIGNED="1").ready()
     with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
-        connection.sendall(b"POST /unread HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\n")
+        connection.sendall(b"POST /unread?whole HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\n")
         assert read_response(connection) == bytes(4_000_000)
         assert connection.recv(1) == b""
     service.stop()

@@ -68,9 +68,26 @@ async def _stream(scope: Message, _: Receive, send: Send) -> None:
     await send({"type": "http.response.body"})
 
 
-async def _unread(_: Message, __: Receive, send: Send) -> None:
-    """Respond with 4 MB, and leave the request's body."""
-    await respond(send, bytes(4_000_000))
+async def _unread(scope: Message, receive: Receive, send: Send) -> None:
+    """Respond with 4 MB, and leave the request's body; in parts, or to a task that waits for the client to leave."""
+    body = bytes(4_000_000)
+    watch = asyncio.ensure_future(_leaves(receive)) if scope["query_string"] == b"watched" else None
+    await asyncio.sleep(0)
+    note("responds")
+    if scope["query_string"] == b"whole":
+        await respond(send, body)
+    else:  # as Starlette's BaseHTTPMiddleware does
+        length = (b"content-length", b"%d" % len(body))
+        await send({"type": "http.response.start", "status": 200, "headers": [length]})
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+        await send({"type": "http.response.body"})
+    if watch is not None:
+        watch.cancel()
+
+
+async def _leaves(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _where(scope: Message, receive: Receive, send: Send) -> None:
