@@ -6,7 +6,7 @@ import inspect
 import sys
 import time
 import traceback
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import uvloop
@@ -32,7 +32,9 @@ def load(settings: ApplicationSettings) -> Application:
     if folder is not None and not {"", str(folder)} & set(sys.path):
         sys.path.insert(0, str(folder))
     module_name, _, attribute = settings.target.partition(":")
-    importlib.invalidate_caches()  # a folder may be there since the start, or another by the same name (a release's link)
+    # A folder may be there since the start, or another by the same name (a release's link).
+    with suppress(Exception):  # a finder of an editable install may have no such method; Python's own come before it
+        importlib.invalidate_caches()
     try:
         found: Any = importlib.import_module(module_name)
         for name in attribute.split("."):

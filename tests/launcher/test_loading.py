@@ -376,6 +376,18 @@ def test_an_import_of_a_reload_may_use_sigalrm(modules: Path) -> None:
     assert child.exitcode == 7
 
 
+def test_a_finder_that_has_no_caches_hinders_no_import(modules: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as those of editable installs (editables 0.4, RedirectingFinder)."""
+
+    class Finder:
+        find_spec = staticmethod(lambda *_: None)
+        invalidate_caches = staticmethod(lambda: 1 / 0)
+
+    (modules / "editable.py").write_text(APPLICATION)
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Finder])
+    assert callable(loading.load(settings("editable:app")))
+
+
 @pytest.mark.parametrize("status", [0, 2])
 def test_a_preloaded_import_that_does_not_end_ends_the_process(modules: Path, status: int) -> None:
     """With 0 when a signal asks to stop, with 2 after start_deadline."""
