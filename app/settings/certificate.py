@@ -138,7 +138,7 @@ def _check(files: PairFiles, content: Content) -> Pair:
     if not same:
         raise ConfigurationError(
             f"{files.key} is not the key of the certificate in {files.certificate};"
-            f" give the two that were made together"
+            f" give the two that were made together, the leaf before its issuers"
         )
     pair = Pair(
         origin=f"{files.certificate.path}, {files.key.path}",
